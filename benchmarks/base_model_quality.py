@@ -1,17 +1,21 @@
 """Which base model? Quality of trained ones on test rows, over their seeds, with paired gains over the first one.
 
-    python benchmarks/base_model_quality.py DATA NAME=RUN[,RUN ...] [NAME=RUN ...] [--rows N] --out FILE.json
+    python benchmarks/base_model_quality.py DATA NAME=RUN[,RUN ...] [NAME=RUN ...] [--rows N] [--stage STAGE]
+        [--onto KEPT.json] --out FILE.json
 
 DATA is a prepared folder, each NAME one recipe's runs, a seed each. Models of labels are judged by AUC and log-loss;
 those that rank (loss = "softmax") by where each test row's item stands in the whole catalogue, the history left out,
 ties against it, beside rankings that learn nothing. Intervals are of the mean over seeds, by bootstrap over users.
 `--rows` takes a seeded sample of so many rows of items with training rows, beside all of those without; figures are
-then of new and of known items apart.
+then of new and of known items apart. `--stage joint` judges what that stage left of the base model, not stage 1.
+`--onto` adds the models to a kept result, which has the same first one: its figures have to come out again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ import numpy.typing as npt
 import torch
 
 from corella_edge import metrics, ranking
+from corella_edge.errors import InputError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.judge import interval
 from corella_edge.metrics import Bootstrap, Sampled
@@ -34,6 +39,7 @@ from corella_edge_export.training.tasks.sequences import places_of
 from harness.results import write
 
 AT_ONCE = 250  # rows that are ranked together
+SAME = 5e-5  # what figures of the same models may differ by: another machine rounds otherwise
 Row = dict[str, Any]
 Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
@@ -44,11 +50,18 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("models", type=named, nargs="+", metavar="NAME=RUN[,RUN ...]")
     parser.add_argument("--rows", type=int, default=0, help="of items with training rows; 0 = all")
+    parser.add_argument("--stage", default="crm", help="after which the base model is judged")
+    parser.add_argument("--onto", type=Path, help="a kept result, to which these models are added")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = PreparedData.open(options.data)
-    found = judged(data, dict(options.models), options.rows)
+    found = judged(data, dict(options.models), options.rows, options.stage, beside=options.onto is None)
+    if options.onto is not None:
+        try:
+            found = joined(json.loads(options.onto.read_text("utf-8")), found)
+        except InputError as error:
+            sys.exit(f"base_model_quality: {options.onto}: {error}")
     write(options.out, {"what": "base models, quality", "data": data.info["name"], **found})
 
 
@@ -59,8 +72,13 @@ def named(text: str) -> tuple[str, list[Path]]:
     return name, [Path(run) for run in runs.split(",")]
 
 
-def judged(data: PreparedData, models: Mapping[str, Sequence[Path]], count: int = 0) -> Row:
-    """Every model's figures in every part of the test rows, and its gains over the first one."""
+def judged(
+    data: PreparedData, models: Mapping[str, Sequence[Path]], count: int = 0, stage: str = "crm", beside: bool = True
+) -> Row:
+    """Every model's figures in every part of the test rows, and its gains over the first one.
+
+    `beside`: where they rank, rankings that learn nothing are judged, too.
+    """
     split = data.split("test")
     chosen = rows_of(data, split, count)
     users, labels = split.users[chosen], split.labels[chosen]
@@ -71,8 +89,8 @@ def judged(data: PreparedData, models: Mapping[str, Sequence[Path]], count: int 
     ranks = Run.open(next(iter(models.values()))[0], data).recipe.crm.family.ranks
     every: dict[str, dict[str, dict[str, Sampled]]] = {}  # name, part, metric
     rows: list[Row] = []
-    rivals_ = untrained(data, models, chosen) if ranks else {}
-    for name, scores in {**trained(data, models, ranks, chosen), **rivals_}.items():
+    rivals_ = untrained(data, models, chosen) if ranks and beside else {}
+    for name, scores in {**trained(data, models, ranks, chosen, stage), **rivals_}.items():
         print(f"{name}: {len(scores)}", flush=True)
         figures = {
             part: [sampled(one[mask], labels[mask], draws[part], ranks) for one in scores]
@@ -98,12 +116,37 @@ def rows_of(data: PreparedData, split: Split, count: int) -> Indices:
     return np.sort(np.concatenate([np.flatnonzero(new), known])).astype(np.int64)
 
 
+def joined(kept: Row, found: Row) -> Row:
+    """A kept result with the models of another of the same rows, behind its own trained ones.
+
+    Raises:
+        InputError: they have not the same first model, by name, seeds and figures to half of the last digit shown.
+    """
+    (first, *others), own = found["models"], kept["models"]
+    same = (found["by"], found["counts"], first["name"], first["seeds"])
+    if same != (kept["by"], kept["counts"], own[0]["name"], own[0]["seeds"]) or not _alike(first, own[0]):
+        raise InputError(f"its first model is {own[0]['name']!r}, of other rows or figures; name the same one first")
+    last = next((place for place, row in enumerate(own) if not row["seeds"]), len(own))
+    earlier = {name: kept[name] for name in ("made", "commit")}
+    return {**found, "models": [*own[:last], *others, *own[last:]], "added_to": earlier}
+
+
+def _alike(one: Row, other: Row) -> bool:
+    """Whether two models have the same figures in every part and metric, but for SAME."""
+    pairs = [
+        (figure[end], other["parts"][part][metric][end])
+        for part, of in one["parts"].items() for metric, figure in of.items() for end in ("value", "low", "high")
+    ]  # fmt: skip
+    return all(a == b or (None not in (a, b) and abs(a - b) <= SAME) for a, b in pairs)
+
+
 def trained(
-    data: PreparedData, models: Mapping[str, Sequence[Path]], ranks: bool, chosen: Indices
+    data: PreparedData, models: Mapping[str, Sequence[Path]], ranks: bool, chosen: Indices, stage: str = "crm"
 ) -> dict[str, list[npt.NDArray[Any]]]:
     """NAME → the scores or ranks of the chosen rows, a seed each."""
     return {
-        name: [scored(Run.open(folder, data), ranks, chosen) for folder in folders] for name, folders in models.items()
+        name: [scored(Run.open(folder, data), ranks, chosen, stage) for folder in folders]
+        for name, folders in models.items()
     }
 
 
@@ -143,10 +186,10 @@ def parts_of(data: PreparedData, split: Split) -> dict[str, Mask]:
     return {"all": np.ones(len(known), np.bool_), **{name: m for name, m in masks.items() if m.any() and not m.all()}}
 
 
-def scored(run: Run, ranks: bool, chosen: Indices) -> npt.NDArray[Any]:
+def scored(run: Run, ranks: bool, chosen: Indices, stage: str) -> npt.NDArray[Any]:
     """P(label = 1), or the rank of each row's item, of the chosen test rows."""
     schema, catalog = run.fit_inputs()
-    rows, model = EncodedRows(run.data, "test", FeatureEncoder(schema, catalog)), run.crm("crm")
+    rows, model = EncodedRows(run.data, "test", FeatureEncoder(schema, catalog)), run.crm(stage)
     if not ranks:
         return predict(model, rows)[chosen]
     return places_of(members_of(model), rows, chosen)

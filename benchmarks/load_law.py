@@ -2,12 +2,13 @@
 
     python benchmarks/load_law.py runs/demo/bundle [--qps 10] [--out benchmarks/results/load-law.json]
 
-Costs and correlation come from a benchmark of one half of the requests, one at a time. The other half is then sent at
-random moments (Poisson), at each ratio in turn, to the engine with its LLM in a process of its own, and latency counts
-from these moments. Requests are rows of the sample with their histories in random order, so that no prompt begins as
-an earlier one did: these are new users. The law is given the share that came of it, so that what is compared is the
-law and not the calibration. The target is met where both figures are within 15 % of the prediction. A run beside which
-something else took more than 5 % of the machine is void and not kept.
+Costs and correlation come from a benchmark of one half of the requests, one at a time and as far apart as requests come
+on average: after a rest the processor's caches are cold. The other half is then sent at random moments (Poisson), at
+each ratio in turn, to the engine with its LLM in a process of its own, and latency counts from these moments. Requests
+are rows of the sample with their histories in random order, so that no prompt begins as an earlier one did: these are
+new users. The law is given the share that came of it, so that what is compared is the law and not the calibration. The
+target is met where both figures are within 15 % of the prediction. A run beside which something else took more than 5 %
+of the machine is void and not kept.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from corella_edge_runtime.bench.circumstances import Noise
 from corella_edge_runtime.bench.seen import Meanwhile, Seen, Spot, sliced
 from corella_edge_runtime.bench.slo import Measured, Row
 from corella_edge_runtime.bench.supply import bodies
-from corella_edge_runtime.bench.target import InProcess
+from corella_edge_runtime.bench.target import InProcess, rest
 from corella_edge_runtime.engine import Engine
 from harness.quiet import Watch, is_void
 from harness.results import ended
@@ -46,13 +47,15 @@ def requests(engine: Engine, number: int, candidates: int, rng: np.random.Genera
             for place in rng.integers(0, len(rows), number)]  # fmt: skip
 
 
-def fitted(target: InProcess, half: Sequence[Request], seconds: float) -> Measured:
-    """Of these requests one at a time; what is kept of their users is dropped between the ratios."""
+def fitted(target: InProcess, half: Sequence[Request], seconds: float, pause: float) -> Measured:
+    """Of these requests one at a time, with a pause before each; what is kept of their users is dropped between the
+    ratios."""
     rows = []
     for ratio in FITTED:
         target.forget()
         seen, end = list[Seen](), time.monotonic() + seconds / len(FITTED)
         for body in bodies(half, f"ratio:{ratio:g}"):
+            rest(pause)
             seen.append(target.ask(body))
             if time.monotonic() >= end:
                 break
@@ -90,7 +93,7 @@ def figures(given: argparse.Namespace) -> dict[str, Any]:
         engine.warm_up()
         halves = [requests(engine, given.requests, given.candidates, rng) for _ in range(2)]
         target = InProcess(engine)
-        found = fitted(target, halves[0], given.seconds)
+        found = fitted(target, halves[0], given.seconds, 1.0 / given.qps)
         load, draws = Load(given.qps, given.candidates, found.correlations), Draws.of(rng)
         seen = [under_load(target, halves[1], ratio, given.qps, given.seed) for ratio in RATIOS]
         name = engine.name

@@ -7,6 +7,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LOOK = 0.1  # seconds after which who waits looks whether somebody wants the end
+
+
+class Stopped(Exception):  # noqa: N818 - no error: somebody wishes it
+    """The work is to end now; the step at work is not finished."""
+
+
+def never() -> bool:
+    """Nobody wants the end."""
+    return False
+
 
 @contextmanager
 def stop_on_sigint() -> Iterator[threading.Event]:

@@ -2,7 +2,7 @@
 
 Needs chromium, playwright (in the extra [dev]) and Pillow.
 
-python docs/benchmark_png.py benchmarks/results/benchmark/*
+python docs/benchmark_png.py benchmarks/results/*/benchmark-*
 """
 
 from __future__ import annotations

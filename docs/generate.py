@@ -55,7 +55,7 @@ def pages() -> dict[Path, str]:
         README: _filled(README, readme),
         DOCS / "results.md": _filled(DOCS / "results.md", results),
         DOCS / "studies.md": study_page.page(RESULTS, PUBLISHED),
-        DOCS / "quality.svg": picture.svg(study, session),
+        DOCS / "quality.svg": picture.svg(RESULTS),
         DOCS / "checkpoints.md": _filled(DOCS / "checkpoints.md", {"language-models": checkpoints_page.lines(RESULTS)}),
         DOCS / "cli.md": cli_page(),
         DOCS / "tree.md": tree_page.page(),

@@ -1,65 +1,68 @@
-"""docs/quality.svg, the README's picture: what the LLM's share of the candidates buys, and what it costs."""
+"""docs/quality.svg, the README's picture: what the routed share costs with two LLMs, and what it gains."""
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING, Any
+import math
+from pathlib import Path
 
-import reached_page
+from corella_edge_runtime import charts
+from corella_edge_runtime.bench import curves, shown
+from corella_edge_runtime.bench.points import Point
+from corella_edge_runtime.bench.result import Result, read
+from corella_edge_runtime.charts import BLUE, VERMILION, Axis, Frame, Line
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# Dark enough for white paper, and apart for the colour-blind (Okabe and Ito).
-ORANGE, BLUE, GREY = "#d55e00", "#0072b2", "#595959"
-# Shares whose labels have room beside each other.
-TICKS = (0, 0.1, 0.2, 0.3, 0.5, 1)
-
-
-def svg(study: dict[str, Any], session: dict[str, Any]) -> str:
-    """Two panels over the routed share; the same figures give the same text."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "corella-edge", "svg.fonttype": "none", "font.size": 9}):
-        plot = Figure(figsize=(8.5, 3), layout="constrained")
-        quality, latency = (plot.add_subplot(1, 2, place) for place in (1, 2))
-        _quality(quality, study)
-        _latency(latency, session)
-        return _text(plot)
+REPORTS = ("benchmark-ml-1m", "benchmark-smollm2")  # the first one's quality is drawn
+SHARES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
+LOOKS = {"p50": ("none", "circle"), "p99": ("7 3", "square")}
+SAID = ("Left: percentiles of a request's latency against the share of candidates that the LLM is asked about, for "
+        "two LLMs. Right: AUC against the same share, beside other ways to choose.")  # fmt: skip
 
 
-def _quality(axes: Axes, study: dict[str, Any]) -> None:
-    points = reached_page.curve(study)
-    shares, gain = [point["share"] for point in points], [point["gain"] for point in points]
-    axes.fill_between(
-        shares, [one["low"] for one in gain], [one["high"] for one in gain], color=ORANGE, alpha=0.15, lw=0
-    )
-    axes.plot(shares, [one["value"] for one in gain], color=ORANGE, marker=".")
-    alone = f"the CRM alone: AUC {points[0]['auc']['value']:.3f}"
-    axes.axhline(0, color=GREY, linestyle=":")
-    axes.annotate(alone, (1, 0), xytext=(0, 3), textcoords="offset points", color=GREY, ha="right")
-    _axes(axes, "gain in AUC, 95 % interval", "Quality, test rows")
+def svg(results: Path) -> str:
+    """Two panels from kept reports below the folder; the same reports give the same text."""
+    found = [read(_folder(results, name)) for name in REPORTS]
+    return curves.beside([latency(found), curves.quality(found[0], "auc")], _title(found), SAID)
 
 
-def _latency(axes: Axes, session: dict[str, Any]) -> None:
-    rows = session["benchmark"]["ratios"]
-    shares = [row["ratio"] for row in rows]
-    for name, color, style in (("p99", BLUE, "--"), ("p50", BLUE, "-")):
-        axes.plot(shares, [row["request_ms"][name] for row in rows], style, color=color, marker=".", label=name)
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
-    _axes(axes, "milliseconds for 20 candidates", "Latency, users not seen before")
+def _folder(results: Path, name: str) -> Path:
+    """The only one of its name, of whatever CPU."""
+    (folder,) = results.glob(f"*/{name}")
+    return folder
 
 
-def _axes(axes: Axes, label: str, title: str) -> None:
-    axes.set(xlabel="share of the candidates that the LLM is asked about", ylabel=label, title=title)
-    axes.set_xticks(TICKS, [f"{tick:.0%}" for tick in TICKS])
-    axes.spines[["top", "right"]].set_visible(False)
+def _title(found: list[Result]) -> str:
+    states = " / ".join(dict.fromkeys(shown.state(one)[1] for one in found))
+    models = "; ".join(f"{_size(one)}: {one.bundle.label}" for one in found)
+    box = found[0].machine
+    return f"{states}, {box.cpu}, {box.cores} cores. LLMs by parameters: {models}"
 
 
-def _text(plot: Figure) -> str:
-    buffer = io.StringIO()
-    plot.savefig(buffer, format="svg", metadata={"Date": None})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+def _size(result: Result) -> str:
+    return shown.millions(result.bundle.llm_parameters or 0)
+
+
+def latency(found: list[Result]) -> str:
+    """Percentiles of each report's new users, those that its requests support at every share."""
+    lines = [line for result, colour in zip(found, (BLUE, VERMILION), strict=True)
+             for name in LOOKS if (line := _line(result, name, colour)) is not None]  # fmt: skip
+    ends = [end for line in lines for end in (*line.y, *line.low, *line.high)]
+    ticks = [(share, f"{100 * share:g}") for share in SHARES]
+    frame = Frame(Axis(0.0, 1.0, ticks, "share of the candidates asked about, %", math.sqrt),
+                  charts.logarithmic(min(ends), max(ends), "milliseconds a request (log)"), right=92)  # fmt: skip
+    words = "; ".join(f"{line.name} from {shown.digits(line.y[0])} to {shown.digits(line.y[-1])} ms" for line in lines)
+    title = f"Latency, {found[0].settings.candidates} candidates, new users"
+    return charts.chart(frame, lines, title, f"{title}: {words}.")
+
+
+def _line(result: Result, name: str, colour: str) -> Line | None:
+    points = [point for point in shown.headline(result) if point.ratio is not None]
+    if not all(name in point.latency.supported for point in points):
+        return None
+    figures = [shown.spread(point, name) for point in points]
+    values = [figure.value or 0.0 for figure in figures]
+    return Line(f"{_size(result)}, {name}", colour, [_ratio(point) for point in points], values, *LOOKS[name],
+                [figure.low or 0.0 for figure in figures], [figure.high or 0.0 for figure in figures])  # fmt: skip
+
+
+def _ratio(point: Point) -> float:
+    return point.ratio or 0.0

@@ -11,7 +11,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.benchmark_compare import Percent, check_options, check_url, compare_reports
+from corella_edge.cli.benchmark_compare import Percent, check_options, check_requests, check_url, compare_reports
 from corella_edge.cli.common import (
     Duration,
     TextFileType,
@@ -90,7 +90,7 @@ class Thresholds(click.ParamType[tuple[str, ...]]):
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1, 100),
               help="Rounds over everything; figures show their spread.")  # fmt: skip
 @click.option("--candidates", default=20, show_default=True, type=click.IntRange(1, 10_000),
-              help="Candidates in each request that is made.")  # fmt: skip
+              help="Candidates in each request that is made; not with --requests.")  # fmt: skip
 @click.option("--requests", type=TextFileType(),
               help="File of requests to send as they are. Default: made from the bundle's sample.")  # fmt: skip
 @click.option("--made-up", is_flag=True, help="Make users up, even where the bundle has a sample.")
@@ -125,6 +125,7 @@ def benchmark(
         return
     if len(paths) > 1:
         raise click.UsageError("name one BUNDLE; several reports are for --compare")
+    check_requests(click.get_current_context())
     if url is not None:
         check_url(click.get_current_context())
     _measure(paths[0], url, requests, out, engine, json, asked)
@@ -137,8 +138,6 @@ def _measure(
     from corella_edge_runtime.bench import report
     from corella_edge_runtime.bench.run import run
 
-    if requests is not None and asked["made_up"]:
-        raise click.UsageError("--requests and --made-up exclude each other")
     settings = _settings(asked, 1 if url else 0)
     if out is not None:
         report.check_folder(out)

@@ -46,6 +46,14 @@ def check_url(ctx: click.Context) -> None:
         raise click.UsageError(f"{wrong[0]} is for this process, and --url measures a server; give it to `serve`")
 
 
+def check_requests(ctx: click.Context) -> None:
+    """Raises UsageError for options about requests that are made, beside requests that are given."""
+    given = _given(ctx)
+    wrong = [option for name, option in given.items() if name in ("made_up", "candidates")]
+    if "requests" in given and wrong:
+        raise click.UsageError(f"--requests and {wrong[0]} exclude each other: those of a file are sent as they are")
+
+
 def check_options(ctx: click.Context, compare: bool) -> None:
     """Raises UsageError for options that only the other use of the command has."""
     wrong = [option for name, option in _given(ctx).items() if (name in ONLY) != compare and name not in BOTH]
@@ -74,14 +82,17 @@ def compare_reports(paths: Sequence[Path], most: float, out: Path | None, json: 
 def _fleet(folder: Path, out: Path | None, json: bool) -> None:
     from corella_edge_runtime.bench import fleet, report
 
-    found = fleet.find(folder)
+    found, damaged = fleet.find(folder)
+    names = tuple(damaged)
     if out is not None:
         report.check_folder(out, fleet.FILES)
-        fleet.write(found, out)
+        fleet.write(found, out, names)
     if json:
-        echo_json(fleet.as_json(found))
+        echo_json(fleet.as_json(found, names))
     else:
-        click.echo("\n".join([fleet.text(found), *_where(out, fleet.FILES)]))
+        click.echo("\n".join([fleet.text(found, names), *_where(out, fleet.FILES)]))
+    if damaged:
+        raise InputError(f"left out: {'; '.join(damaged.values())}")
 
 
 def _side_by_side(paths: Sequence[Path], most: float, out: Path | None, json: bool) -> None:

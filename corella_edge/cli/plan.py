@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 KINDS = {"cold": "new users", "warm": "returning users"}
 RATIOS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of a measurement of its own, and of a correlation
+LONGEST_PAUSE = 0.05  # seconds between two requests of a measurement; by then the processor's caches are cold
 LEAST_REQUESTS = 30  # of a log, for a correlation
-HEAD = ("", "largest share", "as threshold", "requests that ask", "LLM at work", "p50", "p95", "p99")
+HEAD = ("", "largest share", "as threshold", "requests that ask", "LLM at work")
 
 
 @click.command(cls=Command)
@@ -38,7 +39,7 @@ HEAD = ("", "largest share", "as threshold", "requests that ask", "LLM at work",
 @click.option("--log", type=PATH, metavar="LOG",
               help="Decisions or labelled rows: how the hard candidates of a request come together is taken from them. "
               "Default: from the benchmark's requests.")  # fmt: skip
-@click.option("--seconds", default=30.0, show_default=True, type=Finite(0, min_open=True),
+@click.option("--seconds", default=60.0, show_default=True, type=Finite(0, min_open=True),
               help="Time to measure for, without --benchmark.")  # fmt: skip
 @engine_options("thread")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the simulated traffic.")
@@ -60,7 +61,9 @@ def plan(
 
     objective = parse_slo(slo)
     policy, share = _policy(bundle, threshold)
-    result = read(benchmark) if benchmark is not None else _measure(bundle, engine, candidates, seconds, seed)
+    result = (
+        read(benchmark) if benchmark is not None else _measure(bundle, engine, candidates, 1.0 / qps, seconds, seed)
+    )
     found = measured(result)
     correlations = found.correlations if log is None else _correlations(log, policy)
     load, draws = Load(qps, candidates, correlations), Draws.of(np.random.default_rng(seed))
@@ -85,7 +88,8 @@ def _policy(bundle: Path, threshold: str | None) -> tuple[Policy, float | None]:
     return policy, routing.share(policy)
 
 
-def _measure(bundle: Path, engine: dict[str, Any], candidates: int, seconds: float, seed: int) -> Result:
+def _measure(bundle: Path, engine: dict[str, Any], candidates: int, apart: float, seconds: float, seed: int) -> Result:
+    """Of requests one at a time, with a pause between them as between those that are planned for."""
     from corella_edge_runtime.bench.run import run
     from corella_edge_runtime.bench.settings import BenchSettings
 
@@ -93,7 +97,8 @@ def _measure(bundle: Path, engine: dict[str, Any], candidates: int, seconds: flo
     with open_engine(bundle, **engine) as opened:
         settings = BenchSettings(
             thresholds=tuple(f"ratio:{ratio:g}" for ratio in RATIOS), scenarios=("single",), users=("new",),
-            candidates=candidates, budget=seconds, repeats=1, max_labelled=0, seed=seed, controls=False,
+            candidates=candidates, budget=seconds, pause=min(apart, LONGEST_PAUSE), repeats=1, max_labelled=0,
+            seed=seed, controls=False,
         )  # fmt: skip
         result = run(opened, None, settings, lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"))
     line.done()
@@ -130,25 +135,29 @@ def _correlations(log: Path, policy: Policy) -> Correlations:
 def _report(
     objective: tuple[str, float], load: Any, found: Measured, policy: Policy, answers: dict[str, Answer]
 ) -> list[str]:
+    from corella_edge.routing.load import QUANTILES
+
     (quantile, limit), cold, warm = objective, found.cold, found.warm
     arrive = f"{load.qps:g} requests a second of {load.candidates} candidates"
     costs = f"a request costs {_ms(cold.crm)}; asking adds {_ms(cold.prefix)} (returning users {_ms(warm.prefix)})"
     lines = [f"{quantile} of at most {1000 * limit:g} ms at {arrive}", f"{costs} and {_ms(cold.suffix)} a candidate",
              f"correlation within a request: {_of_shares(load.correlations)}", ""]  # fmt: skip
-    lines += columns([HEAD, *(_row(kind, found, one) for kind, one in answers.items())])
+    lines += columns(
+        [(*HEAD, *QUANTILES), *(_row(kind, found, one, tuple(QUANTILES)) for kind, one in answers.items())]
+    )
     for kind, one in answers.items():
         if one.share is None:
             lines += [f"{KINDS[kind]}: no share holds; the base model alone has a {quantile} of "
-                      f"{_ms(getattr(one.alone, quantile))}"]  # fmt: skip
+                      f"{_ms(one.alone.at(quantile))}"]  # fmt: skip
     return [*lines, "", *(_of_policy(kind, policy, one, objective) for kind, one in answers.items())]
 
 
-def _row(kind: str, found: Measured, one: Answer) -> tuple[str, ...]:
+def _row(kind: str, found: Measured, one: Answer, quantiles: tuple[str, ...]) -> tuple[str, ...]:
     best = one.best
     if best is None:
-        return (KINDS[kind], "none", *[""] * 6)
+        return (KINDS[kind], "none", *[""] * (len(HEAD) - 2 + len(quantiles)))
     return (KINDS[kind], f"{best.share:.2%}", f"ratio:{found.ratio(best.share):.3g}", f"{best.touched:.1%}",
-            f"{best.utilisation:.0%}", _ms(best.p50), _ms(best.p95), _ms(best.p99))  # fmt: skip
+            f"{best.utilisation:.0%}", *(_ms(best.at(name)) for name in quantiles))  # fmt: skip
 
 
 def _of_policy(kind: str, policy: Policy, one: Answer, objective: tuple[str, float]) -> str:
@@ -156,7 +165,7 @@ def _of_policy(kind: str, policy: Policy, one: Answer, objective: tuple[str, flo
         return f"{KINDS[kind]}: the bundle does not tell which share {policy} asks"
     quantile, limit = objective
     reached: Reached = one.policy
-    reaches = getattr(reached, quantile)
+    reaches = reached.at(quantile)
     verdict = "holds" if reaches <= limit else "does not hold"
     return f"{KINDS[kind]}: {policy} asks {reached.share:.2%}, {quantile} {_ms(reaches)}: {verdict}"
 

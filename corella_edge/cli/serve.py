@@ -110,7 +110,7 @@ def _guard(host: str, access: dict[str, Any]) -> Guard:
 
 
 def _settings(limits: dict[str, Any], grace: float, access_log: bool, slo: str | None) -> ServeSettings:
-    from corella_edge.routing.load import parse_slo
+    from corella_edge.routing.load import QUANTILES, parse_slo
     from corella_edge.routing.objective import Objective
     from corella_edge_runtime.server.guard.connections import ConnectionLimits
     from corella_edge_runtime.server.guard.limits import Limits
@@ -122,7 +122,7 @@ def _settings(limits: dict[str, Any], grace: float, access_log: bool, slo: str |
     objective = None
     if slo is not None:
         quantile, seconds = parse_slo(slo)
-        objective = Objective(int(quantile[1:]) / 100.0, seconds)
+        objective = Objective(QUANTILES[quantile] / 100.0, seconds)
     return ServeSettings(bounds, grace, access_log, limits["keep_alive"], connections, objective)
 
 

@@ -147,8 +147,15 @@ def at_random(held: HeldOut, count: int) -> dict[str, float | None]:
 
 def oracle(held: HeldOut, count: int) -> Mask:
     """bool [m]: the rows whose log-loss falls most by asking, labels known."""
+    return highest(held, held.helped, count)
+
+
+def highest(held: HeldOut, values: Floats, count: int) -> Mask:
+    """bool [m]: of the judged rows with an answer of the LLM so many, those of the highest values float64 [m]; of equal
+    ones those drawn."""
     chosen = np.zeros(len(held.judged), dtype=bool)
-    order = np.argsort(np.where(held.judged.known, -held.helped, np.inf), kind="stable")
+    draw = np.random.default_rng(held.seed).random(len(values))
+    order = np.lexsort((draw, np.where(held.judged.known, -values, np.inf)))
     chosen[order[:count]] = True
     return chosen
 

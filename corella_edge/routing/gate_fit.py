@@ -153,11 +153,16 @@ def learn(
         InputError: no row in which an answer makes a difference.
     """
     needs = usable(rows.inputs)
-    numbered = rng.permutation(int(rows.user.max()) + 1)[rows.user] % FOLDS
-    forms = tuple(_tried(rows, needs, numbered, shares, rng))
+    forms = tuple(_tried(rows, needs, folds(rows, rng), shares, rng))
     kind, strength, _ = max(forms, key=lambda form: form[2])
     gate = fit(kind, rows.p, rows.benefit, rows.inputs, needs, strength, rows.weight)
     return Learned(gate, forms, *judged(gate, later, shares, rng, draws))
+
+
+def folds(rows: Asked, rng: np.random.Generator) -> Ints:
+    """int64 [n]: to which of `FOLDS` each row belongs; a user's rows stay together."""
+    found: Ints = rng.permutation(int(rows.user.max()) + 1)[rows.user] % FOLDS
+    return found
 
 
 def _tried(

@@ -20,6 +20,7 @@ from corella_edge.errors import InputError
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+QUANTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}  # of an objective, in per cent
 REQUESTS = 40_000  # simulated: 400 of them lie above the 99th percentile
 _STEPS = 30  # of a bisection: the result is exact to 1e-9
 _MOST = 1.0 - 1e-9  # of a correlation
@@ -68,7 +69,8 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """Latency of a request in seconds, the share of requests that ask the LLM, and the share of its time it works.
+    """Percentiles of latency (`QUANTILES`) in seconds, the share of requests that ask the LLM, and the share of its
+    time that it works.
 
     Where more arrives than one of the two models can do, the latencies are infinite.
     """
@@ -77,8 +79,15 @@ class Reached:
     touched: float
     utilisation: float
     p50: float
+    p90: float
     p95: float
     p99: float
+    p999: float
+
+    def at(self, quantile: str) -> float:
+        """Seconds at one of `QUANTILES`."""
+        found: float = getattr(self, quantile.replace(".", ""))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +188,11 @@ def reached(box: Box, load: Load, share: float, draws: Draws) -> Reached:
     utilisation = load.qps * float(llm.mean())
     seen = float(1.0 - chances[0])
     if max(utilisation, load.qps * float(crm.mean())) >= 1.0:
-        return Reached(share, seen, utilisation, *[float("inf")] * 3)
+        return Reached(share, seen, utilisation, *[float("inf")] * len(QUANTILES))
     scored = ends(arrivals, crm)
     done = scored.copy()
     done[hit] = ends(scored[hit], llm[hit])
-    return Reached(share, seen, utilisation, *np.percentile(done - arrivals, [50, 95, 99]).tolist())
+    return Reached(share, seen, utilisation, *np.percentile(done - arrivals, list(QUANTILES.values())).tolist())
 
 
 def _noisy(seconds: float, spread: float, luck: Floats) -> Floats:
@@ -193,10 +202,10 @@ def _noisy(seconds: float, spread: float, luck: Floats) -> Floats:
 
 
 def largest_share(box: Box, load: Load, quantile: str, limit: float, draws: Draws, most: float = 1.0) -> float | None:
-    """The largest share at which a quantile (`p50`, `p95`, `p99`) is at most `limit` seconds; None = not even 0."""
+    """The largest share at which a quantile (of `QUANTILES`) is at most `limit` seconds; None = not even 0."""
 
     def holds(share: float) -> bool:
-        return bool(getattr(reached(box, load, share, draws), quantile) <= limit)
+        return reached(box, load, share, draws).at(quantile) <= limit
 
     if not holds(0.0):
         return None
@@ -230,10 +239,11 @@ def costs(touched_share: Floats, asked: Floats, seconds: Floats) -> tuple[float,
 
 
 def parse_slo(text: str) -> tuple[str, float]:
-    """`p99=30ms` → ("p99", 0.03 seconds). Raises InputError."""
-    matched = re.fullmatch(r"\s*(p50|p95|p99)\s*=\s*([0-9]*\.?[0-9]+)\s*(ms|s)\s*", text)
+    """`p99=30ms` → ("p99", 0.03 seconds); the quantile is one of `QUANTILES`. Raises InputError."""
+    names = "|".join(map(re.escape, QUANTILES))
+    matched = re.fullmatch(rf"\s*({names})\s*=\s*([0-9]*\.?[0-9]+)\s*(ms|s)\s*", text)
     seconds = float(matched[2]) / (1000.0 if matched[3] == "ms" else 1.0) if matched else 0.0
     if matched is None or not 0.0 < seconds <= _LONGEST:
         raise InputError(f"slo: {text[:40]!r} is not a quantile and a time above 0 and up to an hour; write p99=30ms, "
-                         "with p50, p95 or p99, and ms or s")  # fmt: skip
+                         f"with {', '.join(QUANTILES)}, and ms or s")  # fmt: skip
     return matched[1], seconds

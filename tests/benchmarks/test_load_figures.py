@@ -128,7 +128,7 @@ def test_the_interval_of_a_slope_covers_the_true_one_although_neighbours_hang_to
 
 def test_percentiles_are_values_that_occurred() -> None:
     found = percentiles(np.arange(1, 1001) / 1e3)
-    assert (found["p50_ms"], found["p99_ms"], found["max_ms"], found["count"]) == (501.0, 991.0, 1000.0, 1000)
+    assert (found["p50_ms"], found["p99_ms"], found["max_ms"], found["count"]) == (500.0, 990.0, 1000.0, 1000)
     assert percentiles(np.array([])) == {"count": 0}
     assert percentiles(np.array([0.5, np.inf, np.nan])) == {**percentiles(np.array([0.5])), "count": 1}
 

@@ -20,6 +20,7 @@ from corella_edge.catalog import Catalog
 from corella_edge.errors import InputError
 from corella_edge.json_lines import Traffic, parse_traffic
 from corella_edge.request import Candidate, Event, Request, User
+from corella_edge.routing.gate import Gate
 from corella_edge.routing.measure import BY_ENTROPY, Margin
 from corella_edge.routing.policy import Policy
 from corella_edge.scores import Scores
@@ -136,7 +137,7 @@ def test_bundle_without_llm_and_without_a_sample(corella, crm_bundle, requests):
     assert corella("benchmark", crm_bundle, "--requests", requests, "--require-llm").code == 3
 
 
-def test_mistakes_are_one_line(corella, bundle, tmp_path):
+def test_mistakes_are_one_line(corella, bundle, requests, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"user": {}, "candidates": [{"item": "a", "label": 2}]}')
     (tmp_path / "empty.jsonl").write_text("")
     cases = [
@@ -149,6 +150,7 @@ def test_mistakes_are_one_line(corella, bundle, tmp_path):
         ([bundle, "--url", "ftp://box"], 2, "needs an address of the form http://HOST:PORT"),
         ([bundle, "--url", "http://127.0.0.1:9"], 2, "no answer from /v2/health/ready"),
         ([bundle, "--slo", "p99=fast"], 2, "slo: 'p99=fast' is not a quantile and a time"),
+        ([bundle, "--requests", requests, "--candidates", 5], 2, "--requests and --candidates exclude each other"),
         ([tmp_path], 3, "not a bundle"),
     ]
     for args, code, message in cases:
@@ -287,7 +289,7 @@ def test_quality_has_every_line_and_the_ends_are_the_models():
     assert lines["random", "ratio:0.5"].metrics["auc"].value < lines["oracle", "ratio:0.5"].metrics["auc"].value
     assert lines["random", "ratio:0.5"].share == some.share
     assert found.knee is not None
-    assert not [line for line, _ in lines if line == "entropy"]
+    assert not [line for line, _ in lines if line == "entropy"]  # the policy itself
 
 
 def test_another_measure_stands_beside_the_entropy():
@@ -296,6 +298,28 @@ def test_another_measure_stands_beside_the_entropy():
     own, other = (next(p for p in found.points if p.line == line) for line in ("policy", "entropy"))
     assert own.share == other.share
     assert own.metrics != other.metrics
+
+
+def test_published_rules_ask_about_as_many_rows(monkeypatch):
+    rng = np.random.default_rng(1)
+    monkeypatch.setattr(
+        quality.rules, "orders", lambda rows, rule: {"entropy": rows.crm, "drawn": rng.random(len(rows))}
+    )
+    rows = labelled()
+    found = quality.judged(rows, POLICIES, {"ratio:0": 0.0, "ratio:0.5": 0.5, "ratio:1": 1.0}, BY_ENTROPY, draws=20)
+    lines = {(point.line, point.threshold): point for point in found.points}
+    (drawn,) = [key for key in lines if key[0] == "drawn"]
+    assert drawn == ("drawn", "ratio:0.5")  # the ends are the models
+    assert lines[drawn].share == lines["policy", "ratio:0.5"].share
+    assert lines[drawn].gains["auc"].low < lines[drawn].gains["auc"].high
+    assert not [line for line, _ in lines if line == "entropy"]
+
+
+def test_what_a_gate_looks_at_and_a_server_does_not_tell_is_said():
+    gate = Gate("ridge", ("text",), (0.0,), (0.0,) * 6)
+    told = quality.judged(labelled(), POLICIES, {}, gate)
+    assert told.why == "the bundle's policy looks at text, which the answers do not tell"
+    assert not told.points
 
 
 def test_without_labels_there_is_no_quality():

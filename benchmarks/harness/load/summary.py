@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge_runtime.bench.figures import part
+from corella_edge_runtime.bench.histogram import at_rank
+
 DRAWS = 2000
-_NORMAL_95 = 1.959964
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,9 +45,8 @@ def percentiles(seconds: Floats) -> dict[str, float]:
     ended = answered(seconds)
     if not len(ended):
         return {"count": 0}
-    at = np.percentile(ended, [50.0, 90.0, 99.0, 99.9, 100.0], method="higher") * 1e3
-    names = ("p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms")
-    return {**{name: round(value, 4) for name, value in zip(names, at.tolist(), strict=True)}, "count": len(ended)}
+    at = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99, "p999_ms": 0.999, "max_ms": 1.0}
+    return {**{name: round(1e3 * at_rank(ended, q), 4) for name, q in at.items()}, "count": len(ended)}
 
 
 def percentile(parts: Sequence[Floats], q: float, seed: int = 0) -> Interval:
@@ -59,21 +60,17 @@ def percentile(parts: Sequence[Floats], q: float, seed: int = 0) -> Interval:
         raise ValueError("nothing was measured")
     rng = np.random.default_rng([seed, 21])
     draws = rng.integers(len(filled), size=(DRAWS, len(filled)))
-    found = [float(np.percentile(np.concatenate([filled[i] for i in draw]), q)) for draw in draws.tolist()]
+    found = [at_rank(np.concatenate([filled[i] for i in draw]), q / 100.0) for draw in draws.tolist()]
     low, high = np.percentile(found, [2.5, 97.5]).tolist()
-    return Interval(float(np.percentile(np.concatenate(filled), q)), low, high, len(filled))
+    return Interval(at_rank(np.concatenate(filled), q / 100.0), low, high, len(filled))
 
 
 def share(hits: int, of: int) -> Interval:
     """`hits` / `of` with Wilson's interval; 0 to 1 where there is nothing to count."""
     if of == 0:
         return Interval(math.nan, 0.0, 1.0, 0)
-    p, z2 = hits / of, _NORMAL_95**2
-    middle = (p + z2 / (2 * of)) / (1 + z2 / of)
-    half = _NORMAL_95 * math.sqrt(p * (1 - p) / of + z2 / (4 * of * of)) / (1 + z2 / of)
-    low = 0.0 if hits == 0 else middle - half
-    high = 1.0 if hits == of else middle + half
-    return Interval(p, low, high, of)
+    found = part(hits, of)
+    return Interval(found.value or 0.0, found.low or 0.0, found.high or 0.0, of)
 
 
 def slope(x: Floats, y: Floats, block: int, seed: int = 0) -> Interval:

@@ -177,10 +177,11 @@ class DinRecipe(FamilyRecipe):
 class SequenceRecipe(FamilyRecipe):
     """A causal transformer over the events (SASRec's form, arXiv 1808.09781): section [crm.sequence].
 
-    It has `blocks` blocks of `heads` heads and a feed-forward layer of `inner` numbers. With `head = "attention"` the
-    candidate is a query of the last block, and layers of `hidden` numbers read what it finds beside the fields; with
-    "dot" the score is the product of the user's state and the item's vector (the sum of its id, its attributes and a
-    linear map of its numbers), which ranks a whole catalogue at once.
+    It has `blocks` blocks of `heads` heads: `block = "transformer"` has softmax attention and a feed-forward layer of
+    `inner` numbers; in "hstu" (arXiv 2402.17152) events add up, each by a SiLU, and a gate replaces that layer. With
+    `head = "attention"` the candidate is a query of the last block, and layers of `hidden` numbers read what it finds
+    beside the fields; with "dot" the score is the product of the user's state and the item's vector (the sum of its id,
+    its attributes and a linear map of its numbers), which ranks a whole catalogue at once.
 
     `loss = "pointwise"` learns each row's label; "softmax", for "dot" alone, which item a user likes next, among
     `negatives` others drawn for each batch (0 = all of the training rows) evenly or by how often they occur; both are
@@ -193,6 +194,7 @@ class SequenceRecipe(FamilyRecipe):
     """
 
     embedding_dim: int = 64
+    block: Literal["transformer", "hstu"] = "transformer"
     blocks: int = 2
     heads: int = 2
     inner: int = 128

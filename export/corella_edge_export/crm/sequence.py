@@ -1,8 +1,4 @@
-"""A causal transformer over a user's events, which a candidate asks (SASRec's form, arXiv 1808.09781, with ratings).
-
-Attention knows events by how far back they lie and not by their number, so what was made of the events so far holds
-when others follow: it is kept, and a new event adds one row to it.
-"""
+"""A causal transformer over a user's events, which a candidate asks (SASRec's form, arXiv 1808.09781, with ratings)."""
 
 from __future__ import annotations
 
@@ -15,89 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from corella_edge.features.schema import FIRST, Schema
+from corella_edge_export.crm.blocks import BLOCKS, SMALL, Block
 from corella_edge_export.crm.fields import FieldsModel
 from corella_edge_export.crm.layers import in_parts, mlp
 from corella_edge_export.crm.recipe import CrmRecipe, SequenceRecipe
 
-SMALL = 0.02  # deviation of the vectors that stand for no event, at their start
-FADES = 0.8  # of the forms tried with raw vectors on validation rows of Amazon Games the one with the best mean
 NO_EVENTS = torch.empty(0)
-
-
-class Block(nn.Module):
-    """Attention and a feed-forward layer, each of a normalised input and added to it (pre-norm)."""
-
-    def __init__(self, own: SequenceRecipe, reach: int) -> None:
-        """`reach`: the farthest distance with a weight of its own."""
-        super().__init__()
-        d = self.d = own.embedding_dim
-        self.heads, self.size = own.heads, d // own.heads
-        self.before, self.after = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.query, self.kept, self.found = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
-        self.deep = nn.Sequential(nn.Linear(d, own.inner), nn.GELU(), nn.Dropout(own.dropout), nn.Linear(own.inner, d))
-        self.dropout = nn.Dropout(own.dropout)
-        self.back = nn.Parameter(torch.zeros(own.heads, reach + 1))
-        self.none = nn.Parameter(torch.randn(2, 1, d) * SMALL)  # key and value that are there without any event
-
-    def start_alike(self, latest: bool) -> None:
-        """Begin as the identity; with `latest`, plus the mean of the events, each worth FADES of the next."""
-        with torch.no_grad():
-            for layer in (self.found, self.deep[-1]):
-                assert isinstance(layer, nn.Linear)
-                layer.weight.zero_()
-                layer.bias.zero_()
-            if latest:
-                nn.init.eye_(self.kept.weight[self.d :])
-                nn.init.eye_(self.found.weight)
-                self.kept.bias.zero_()
-                self.query.weight.mul_(0.1)  # distance decides at first, yet likeness can be learnt
-                self.back.copy_(math.log(FADES) * torch.arange(self.back.shape[1]).expand_as(self.back))
-
-    def keep(self, x: Tensor) -> Tensor:
-        """Keys and values float32 [b, 2, e, d] of events [b, e, d]."""
-        kept: Tensor = self.kept(self.before(x)).unflatten(2, (2, self.d)).transpose(1, 2)
-        return kept
-
-    def bias(self, places: Tensor, e: int, nearest: int) -> Tensor:
-        """float32 [heads, places, e]: what each distance from a place back to an event adds; -inf for hidden events.
-
-        The `nearest` that is seen lies at distance 0 for an event, which sees itself, and at 1 for a candidate, whose
-        place is how many events came before.
-        """
-        far = places.unsqueeze(1) - torch.arange(e, device=places.device)
-        bias = self.back[:, far.clamp(0, self.back.shape[1] - 1)]
-        return bias.masked_fill(far < nearest, -math.inf)
-
-    def distances(self) -> Tensor:
-        """float32 [heads, reach + 1, 1 + reach]: `bias` of every place, behind 0 for `none`; constant in a graph."""
-        reach = self.back.shape[1] - 1
-        return functional.pad(self.bias(torch.arange(reach + 1), reach, 0), (1, 0))
-
-    def keep_one(self, x: Tensor) -> Tensor:
-        """`keep` of one user's events [m, d]: [2, m, d]."""
-        kept: Tensor = self.kept(self.before(x)).reshape(-1, 2, self.d).transpose(0, 1)
-        return kept
-
-    def serve(self, x: Tensor, kept: Tensor, bias: Tensor) -> Tensor:
-        """`forward` of one user's queries [t, d] in fewer operations: kept [2, e, d], bias [heads, t or 1, 1 + e]."""
-        keys, values = torch.cat([self.none, kept], dim=1).reshape(2, -1, self.heads, self.size).unbind(0)
-        scale = self.size**-0.5
-        query = functional.linear(self.before(x), self.query.weight * scale, self.query.bias * scale)
-        fit = query.reshape(-1, self.heads, self.size).transpose(0, 1) @ keys.permute(1, 2, 0) + bias
-        found = (torch.softmax(fit, dim=2) @ values.transpose(0, 1)).transpose(0, 1).reshape(-1, self.d)
-        x = x + self.found(found)
-        return x + self.deep(self.after(x))  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor, kept: Tensor, bias: Tensor) -> Tensor:
-        """float32 [b, t, d] of queries x, from keys and values [b, 2, e, d] under a bias [b or 1, heads, t or 1, e]."""
-        none = self.none.expand(kept.shape[0], 2, 1, self.d)
-        both = torch.cat([none, kept], dim=2).reshape(kept.shape[0], 2, -1, self.heads, self.size)
-        keys, values = both.transpose(2, 3).unbind(1)
-        query = self.query(self.before(x)).unflatten(2, (self.heads, self.size)).transpose(1, 2)
-        fit = query @ keys.transpose(2, 3) * self.size**-0.5 + functional.pad(bias, (1, 0))
-        found = (torch.softmax(fit, dim=3) @ values).transpose(1, 2).flatten(2)
-        x = x + self.dropout(self.found(found))
-        return x + self.dropout(self.deep(self.after(x)))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +51,7 @@ class SequenceModel(FieldsModel):
         self._numeric = [f for f in self.fields if f.side == "item" and f.kind == "numeric"]
         self.numbers: nn.Linear | None = None
         self.enter = nn.Sequential(nn.LayerNorm(d), nn.Dropout(own.dropout))
-        self.blocks = nn.ModuleList([Block(own, recipe.features.history) for _ in range(own.blocks)])
+        self.blocks = nn.ModuleList([BLOCKS[own.block](own, recipe.features.history) for _ in range(own.blocks)])
         self.memory = (own.blocks + self.dot, d)
         if self.dot:
             self.start, self.last = nn.Parameter(torch.randn(d) * SMALL), nn.LayerNorm(d)

@@ -32,9 +32,12 @@ LOOKS = {"p50": (BLUE, "none", "circle"), "p90": (SKY, "8 3", "square"), "p95": 
          "p99": (VERMILION, "none", "square"), "p999": (PURPLE, "7 3 2 3", "triangle"), "max": (NEUTRAL, "2 3", ""),
          }  # fmt: skip
 ALWAYS = ("p50", "p99", "max")  # others are drawn where the sample supports them somewhere
-# Of the lines that are no router's own.
-QUALITY = {"policy": ("policy", BLUE, "none", "circle"), "random": ("random", NEUTRAL, "6 4", "square"),
-           "oracle": ("oracle", PURPLE, "2 4", "diamond")}  # fmt: skip
+# Of the lines of quality, in the order in which they are drawn; the published rules by their names in `rules`.
+QUALITY = {"entropy": (ORANGE, "9 3 2 3", "triangle"), "rare items": (BLACK, "7 3 2 3", "diamond"),
+           "learned win": (GREEN, "12 3", "square"), "learned gain": (SKY, "5 2", "triangle"),
+           "random": (NEUTRAL, "6 4", "square"), "oracle": (PURPLE, "2 4", "diamond"),
+           "policy": (BLUE, "none", "circle")}  # fmt: skip
+ALONE = {"crm": ("base model", BLACK, "1 3"), "llm": ("LLM alone", VERMILION, "9 4")}
 MANY = ((BLUE, "none", "circle"), (VERMILION, "7 3", "square"), (GREEN, "2 3", "diamond"),
         (ORANGE, "9 3 2 3", "triangle"), (PURPLE, "5 2", "circle"), (SKY, "12 3", "square"), (BLACK, "1 3", "diamond"),
         (NEUTRAL, "4 4", "triangle"),
@@ -48,11 +51,17 @@ def main(result: Result) -> str:
     found = shown.headline(result)
     panels = [latency(found, result.settings.slo, "Latency by routed share")] if found else []
     panels += [quality(result, "auc")] if has(result, "auc") else []
-    width, height = 460 * max(1, len(panels)), 330
     title = f"{shown.state(result)[1]}: {result.bundle.label} on {result.machine.cpu}, {result.machine.cores} cores"
+    return beside(
+        panels, title, "Percentiles of latency, and AUC, against the share of candidates that the LLM is asked about."
+    )
+
+
+def beside(panels: Sequence[str], title: str, said: str) -> str:
+    """Charts side by side in one picture, on white paper, below a line of text."""
+    width, height = 460 * max(1, len(panels)), 330
     inner = [panel.replace("<svg ", f'<svg x="{460 * i}" y="30" ', 1) for i, panel in enumerate(panels)]
     head = [f'<rect width="{width}" height="{height + 30}" fill="#ffffff"/>', text(14, 20, title, fill=GREY, size=12)]
-    said = "Percentiles of latency, and AUC, against the share of candidates that the LLM is asked about."
     return charts.picture([*head, *inner], width, height + 30, title, said)
 
 
@@ -141,16 +150,15 @@ def quality(result: Result, metric: str) -> str:
     """A metric against the share, on a root axis: the policy with its band, and what it is to be judged by."""
     known = paired(result, metric)
     own = [point for point in known if point.line in QUALITY]
-    levels = [point for point in known if point.line not in QUALITY]
+    alone = [point for point in known if point.line in ALONE]
     axis = shown.METRICS.get(metric, metric.upper())
-    frame = Frame(_shares(), charts.linear(*_inside(known, metric), axis), right=100)
+    frame = Frame(_shares(), charts.linear(*_inside(known, metric), axis), right=112)
     lines = [_of_line(own, name, metric) for name in QUALITY if any(point.line == name for point in own)]
-    lines += [_level(point, metric, i) for i, point in enumerate(levels)]
+    lines += [_level(point, metric) for point in alone]
     words = "; ".join(f"{shown.asked(point)}: {shown.fine(point.metrics[metric])}" for point in own
                       if point.line == "policy")  # fmt: skip
     return charts.chart(frame, lines, f"{axis} by routed share", f"{axis} of the policy at {words}.",
-                        [*_knee(result, frame, own, metric), *_routers(frame, levels, metric),
-                         *_left(frame, own, metric)])  # fmt: skip
+                        [*_knee(result, frame, own, metric), *_left(frame, own, metric)])  # fmt: skip
 
 
 def _shares() -> Axis:
@@ -179,29 +187,19 @@ def _left(frame: Frame, own: Sequence[QualityPoint], metric: str) -> list[str]:
 
 
 def _of_line(own: Sequence[QualityPoint], name: str, metric: str) -> Line:
-    words, colour, dash, mark = QUALITY[name]
+    colour, dash, mark = QUALITY[name]
     found = sorted((point for point in own if point.line == name), key=lambda point: point.share)
     figures = [point.metrics[metric] for point in found]
     banded = name == "policy" and all(figure.low is not None and figure.high is not None for figure in figures)
-    return Line(words, colour, [point.share for point in found], [_value(point, metric) for point in found], dash, mark,
+    return Line(name, colour, [point.share for point in found], [_value(point, metric) for point in found], dash, mark,
                 [figure.low or 0.0 for figure in figures] if banded else [],
                 [figure.high or 0.0 for figure in figures] if banded else [])  # fmt: skip
 
 
-def _level(point: QualityPoint, metric: str, place: int) -> Line:
-    """A model alone, across the whole picture; of a router, its name beside the place that `_routers` marks."""
-    value = _value(point, metric)
-    if point.line in ("crm", "llm"):
-        name = "base model" if point.line == "crm" else "LLM alone"
-        return Line(name, BLACK if point.line == "crm" else VERMILION, [0.0, 1.0], [value, value],
-                    "1 3" if point.line == "crm" else "9 4")  # fmt: skip
-    return Line("", MANY[place % len(MANY)][0], [point.share], [value], "none", "triangle")
-
-
-def _routers(frame: Frame, levels: Sequence[QualityPoint], metric: str) -> list[str]:
-    found = [(frame.across(point.share), frame.up(_value(point, metric)), point.line) for point in levels
-             if point.line not in ("crm", "llm")]  # fmt: skip
-    return charts.labels(found, frame)
+def _level(point: QualityPoint, metric: str) -> Line:
+    """A model alone, across the whole picture."""
+    name, colour, dash = ALONE[point.line]
+    return Line(name, colour, [0.0, 1.0], [_value(point, metric)] * 2, dash)
 
 
 def _knee(result: Result, frame: Frame, own: Sequence[QualityPoint], metric: str) -> list[str]:

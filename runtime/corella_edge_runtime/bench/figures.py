@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from corella_edge.routing.parts import student
 from corella_edge_runtime.bench.circumstances import Figure
-from corella_edge_runtime.bench.histogram import Histogram
+from corella_edge_runtime.bench.histogram import Histogram, rank
 from corella_edge_runtime.bench.points import Latency
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
@@ -64,7 +64,7 @@ def _drawn(seconds: Floats, seed: int) -> Floats:
 
 def _quantiles(values: Floats) -> Floats:
     """The values at rank ⌈q · n⌉, as the histogram takes them."""
-    ranks = [max(1, math.ceil(q * len(values) - 1e-9)) - 1 for q in PERCENTILES.values()]
+    ranks = [rank(q, len(values)) - 1 for q in PERCENTILES.values()]
     found: Floats = np.partition(values, sorted(set(ranks)))[ranks]
     return found
 

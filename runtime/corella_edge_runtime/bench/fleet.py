@@ -47,17 +47,26 @@ document.querySelectorAll("table.sortable thead th").forEach((head, column) => {
 STYLE = "<style>table.sortable thead th { cursor: pointer; text-decoration: underline dotted }</style>"
 
 
-def find(folder: Path) -> list[Named]:
-    """Every benchmark.json below a folder, in a fixed order, each called by its folder.
+def find(folder: Path) -> tuple[list[Named], dict[str, str]]:
+    """Every benchmark.json below a folder, in a fixed order, each called by its folder; and why others, by the same
+    name, cannot be read.
 
     Raises:
-        InputError: there is none, or one of them is damaged.
+        InputError: there is none, or none that can be read.
     """
     paths = sorted(folder.rglob(FILE))
     if not paths:
         raise InputError(f"--compare {folder}: no {FILE} in it or below; give folders that `benchmark --out` wrote")
-    found = [(path.parent.relative_to(folder).as_posix(), read(path)) for path in paths]
-    return ordered([(folder.resolve().name if name == "." else name, result) for name, result in found])
+    found, damaged = list[Named](), dict[str, str]()
+    for path in paths:
+        name = path.parent.relative_to(folder).as_posix()
+        try:
+            found.append((folder.resolve().name if name == "." else name, read(path)))
+        except InputError as error:
+            damaged[name] = str(error)
+    if not found:
+        raise InputError(next(iter(damaged.values())))
+    return ordered(found), damaged
 
 
 def ordered(found: Sequence[Named]) -> list[Named]:
@@ -128,17 +137,19 @@ def _gain(result: Result, at: Point | None) -> float | None:
     return next((one.gains["auc"].value for one in same if "auc" in one.gains), None)
 
 
-def headline(found: Sequence[Named]) -> str:
-    """The first line: how many there are, and how many of them must not be used."""
+def headline(found: Sequence[Named], damaged: Sequence[str] = ()) -> str:
+    """The first line: how many there are, how many of them must not be used, and what could not be read."""
     bad = [name for name, result in found if shown.state(result)[0] != "quiet"]
-    return f"{len(found)} benchmarks" + (f"; noisy or void: {', '.join(bad)}" if bad else "")
+    words = [f"; noisy or void: {', '.join(bad)}"] if bad else []
+    words += [f"; unreadable and left out: {', '.join(damaged)}"] if damaged else []
+    return f"{len(found)} benchmarks{''.join(words)}"
 
 
-def page(found: Sequence[Named]) -> str:
+def page(found: Sequence[Named], damaged: Sequence[str] = ()) -> str:
     """One file of HTML."""
     share = middle(found)
-    bad = any(shown.state(result)[0] != "quiet" for _, result in found)
-    state = f'<p class="state {"noisy" if bad else "quiet"}" role="status">{escape(headline(found))}.</p>'
+    bad = bool(damaged) or any(shown.state(result)[0] != "quiet" for _, result in found)
+    state = f'<p class="state {"noisy" if bad else "quiet"}" role="status">{escape(headline(found, damaged))}.</p>'
     said = "<p>New users, one request at a time. A click on a column's name sorts by it.</p>"
     parts = [STYLE, state, said, _sorted_table(found, share), "<section>\n<h2>Side by side</h2>", '<div class="plots">']
     plots = [*_overlaid(found), *_each(found)]
@@ -173,34 +184,34 @@ def _each(found: Sequence[Named]) -> list[tuple[str, str]]:
             for name, result in found if (curve := shown.headline(result))]  # fmt: skip
 
 
-def markdown(found: Sequence[Named]) -> str:
+def markdown(found: Sequence[Named], damaged: Sequence[str] = ()) -> str:
     """The table as text."""
     share = middle(found)
     rows = [[words for words, _ in values(one, share)] for one in found]
     made = Section("New users, one request at a time", (), columns(share), rows)
-    return "\n".join([f"# {headline(found)}", "", *as_markdown(made)]).rstrip() + "\n"
+    return "\n".join([f"# {headline(found, damaged)}", "", *as_markdown(made)]).rstrip() + "\n"
 
 
-def text(found: Sequence[Named]) -> str:
+def text(found: Sequence[Named], damaged: Sequence[str] = ()) -> str:
     """What the command prints."""
     share = middle(found)
     names = columns(share)
     kept = [names.index(name) for name in names if name in ("report", "CPU", "cores", "state") or "p99" in name]
     rows = [[values(one, share)[i][0] for i in kept] for one in found]
-    return "\n".join([f"{headline(found)}.", "", *aligned([names[i] for i in kept], rows)])
+    return "\n".join([f"{headline(found, damaged)}.", "", *aligned([names[i] for i in kept], rows)])
 
 
-def as_json(found: Sequence[Named]) -> dict[str, Any]:
+def as_json(found: Sequence[Named], damaged: Sequence[str] = ()) -> dict[str, Any]:
     """The table as JSON values; what is not known is None."""
     share = middle(found)
     keys = [[None if key == UNKNOWN else key for _, key in values(one, share)] for one in found]
     rows = [dict(zip(columns(share), row, strict=True)) for row in keys]
-    return {"format": 1, "share": share, "reports": rows}
+    return {"format": 1, "share": share, "reports": rows, "damaged": list(damaged)}
 
 
-def write(found: Sequence[Named], out: Path) -> None:
+def write(found: Sequence[Named], out: Path, damaged: Sequence[str] = ()) -> None:
     """The files of `FILES` into a folder that exists, in place of earlier ones."""
-    plain = json.dumps(as_json(found), ensure_ascii=False, allow_nan=False, indent=1)
-    texts = {"fleet.html": page(found), "fleet.md": markdown(found), "fleet.json": f"{plain}\n"}
+    plain = json.dumps(as_json(found, damaged), ensure_ascii=False, allow_nan=False, indent=1)
+    texts = {"fleet.html": page(found, damaged), "fleet.md": markdown(found, damaged), "fleet.json": f"{plain}\n"}
     for name, contents in texts.items():
         write_file(out / name, contents.encode("utf-8", "xmlcharrefreplace"))

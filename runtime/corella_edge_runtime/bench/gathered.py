@@ -12,7 +12,7 @@ import numpy as np
 from corella_edge_runtime.bench import figures
 from corella_edge_runtime.bench.circumstances import Noise
 from corella_edge_runtime.bench.figures import Floats, figure, mean_of, part, ratio_of
-from corella_edge_runtime.bench.histogram import Histogram, counted, merged
+from corella_edge_runtime.bench.histogram import Histogram, at_rank, counted, merged
 from corella_edge_runtime.bench.points import Energy, Law, Moment, Outcomes, Point, Repeat, Stage
 from corella_edge_runtime.bench.seen import Slice
 
@@ -121,7 +121,7 @@ def stages(slices: Sequence[Slice]) -> tuple[Stage, ...]:
     for name in names:
         passed = [took for one in slices for took in one.stages.get(name, ()) if took]
         ms = 1000.0 * np.asarray(passed, np.float64)
-        p50, p99 = np.quantile(ms, [0.5, 0.99], method="higher").tolist() if passed else (None, None)
+        p50, p99 = (at_rank(ms, 0.5), at_rank(ms, 0.99)) if passed else (None, None)
         found.append(Stage(name=name, ms=float(ms.sum()) / requests, p50=p50, p99=p99, requests=len(passed)))
     return tuple(found)
 

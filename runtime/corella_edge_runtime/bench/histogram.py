@@ -41,6 +41,17 @@ def most(place: int) -> int:
     return least(place + 1) - 1
 
 
+def rank(q: float, n: int) -> int:
+    """Of the value that a share q of n values is not above, counted from 1: ⌈q · n⌉."""
+    return max(1, math.ceil(q * n - 1e-9))
+
+
+def at_rank(values: npt.NDArray[np.float64], q: float) -> float:
+    """The same of float64 [n] themselves: one of them, no interpolation. Raises ValueError: there are none."""
+    place = rank(q, len(values)) - 1
+    return float(np.partition(values, place)[place])
+
+
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
     """Counted latencies, nanoseconds. Every value, and so the sum, is rounded to a whole nanosecond.
 
@@ -81,8 +92,7 @@ class Histogram(msgspec.Struct, frozen=True, kw_only=True):
         is none. It is the value at rank ⌈q · n⌉: no interpolation."""
         if not self.counts:
             return math.nan
-        rank = max(1, math.ceil(q * self.count - 1e-9))
-        found = self.at[int(np.searchsorted(np.cumsum(self.counts), rank))]
+        found = self.at[int(np.searchsorted(np.cumsum(self.counts), rank(q, self.count)))]
         return min(max(most(found), self.low), self.high) / 1e9
 
     def within(self, seconds: float) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from corella_edge.bundle.artefact import Bundle
@@ -26,7 +26,7 @@ class Opened:
 
     Attributes:
         engine: None where a server ranks.
-        rank: scores one request, for quality.
+        rank: scores one request, for quality; in process with all that a gate looks at.
         routing: what thresholds mean.
         url: of the server.
     """
@@ -44,7 +44,8 @@ class Opened:
         """An engine of this process."""
 
         def rank(request: Request) -> Scores:
-            return engine.rank(request, refuses=False)
+            scores = engine.rank(request, refuses=False)
+            return replace(scores, inputs={**engine.gate_inputs(request, scores), **scores.inputs})
 
         return cls(engine.bundle, engine.encoder.catalog, InProcess(engine), engine, rank, engine.routing)
 

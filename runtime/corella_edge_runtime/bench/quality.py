@@ -12,11 +12,12 @@ import numpy.typing as npt
 from corella_edge.json_lines import Traffic
 from corella_edge.judge import Figures
 from corella_edge.request import Request
-from corella_edge.routing.curve import HeldOut, at_random, knee, oracle
+from corella_edge.routing import rules
+from corella_edge.routing.curve import HeldOut, at_random, highest, knee, oracle
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows, Mask
 from corella_edge.routing.measure import BY_ENTROPY, Inputs, Measure
-from corella_edge.routing.policy import Policy, threshold_for
+from corella_edge.routing.policy import Policy
 from corella_edge.scores import Scores
 from corella_edge_runtime.bench.circumstances import Figure
 from corella_edge_runtime.bench.figures import figure
@@ -76,10 +77,10 @@ def judged(
     rows: LabelledRows, policies: Mapping[str, Policy], ratios: Mapping[str, float | None], measure: Measure,
     rule: Fusion = REPLACE, draws: int = 2000,
 ) -> Quality:  # fmt: skip
-    """Every line of quality: the policies, as many rows at random and by an oracle, and each model alone.
+    """Every line of quality: the policies, as many rows at random, by an oracle and by each published rule, and each
+    model alone.
 
-    Where the bundle orders candidates by another measure than CoReLLa's, the entropy (arXiv 2403.16378) is a line of
-    its own at the same shares.
+    A policy that orders candidates by the entropy is CoReLLa's rule itself, which then has no line of its own.
 
     Args:
         policies, ratios: by threshold as written.
@@ -87,9 +88,13 @@ def judged(
     """
     if not len(rows):
         return Quality(why=NO_LABELS)
+    if missing := [name for name in measure.needs if name not in rows.inputs]:
+        return Quality(why=f"the bundle's policy looks at {missing[0]}, which the answers do not tell")
     values = measure(rows.crm, rows.inputs_for(measure.needs))
     held = HeldOut(rows, values, rule, draws)
-    base = held.judge(held.alone)
+    base, published = held.judge(held.alone), rules.orders(held.judged, rule)
+    if measure is BY_ENTROPY:
+        published.pop(rules.ENTROPY, None)
     points = []
     for threshold, policy in policies.items():
         mask = asked(held, policy)
@@ -97,8 +102,8 @@ def judged(
         points.append(_point("policy", *at, held.judge(held.answer(mask)), base))
         points.append(_plain("random", *at, at_random(held, int(mask.sum()))))
         points.append(_plain("oracle", *at, held.judge.points(held.answer(oracle(held, int(mask.sum()))))))
-        if measure is not BY_ENTROPY and 0.0 < at[2] < 1.0:
-            points.append(_point("entropy", *at, held.judge(held.answer(hardest(held, at[2]))), base))
+        points += [_point(name, *at, held.judge(held.answer(highest(held, order, int(mask.sum())))), base)
+                   for name, order in published.items() if 0.0 < at[2] < 1.0]  # fmt: skip
     points.append(_point("crm", None, 0.0, 0.0, base, base))
     if held.judged.known.any():
         every = held.judge(np.where(held.judged.known, held.judged.llm, held.judged.crm))
@@ -112,13 +117,6 @@ def asked(held: HeldOut, policy: Policy) -> Mask:
     chosen = np.zeros(len(rows), np.bool_)
     chosen[policy.route(rows.crm, rows.inputs_for(policy.measure.needs))[0]] = True
     return chosen & rows.known
-
-
-def hardest(held: HeldOut, share: float) -> Mask:
-    """bool [m]: the judged rows of highest entropy, as far as they have an answer of the LLM."""
-    values = BY_ENTROPY(held.judged.crm)
-    mask: Mask = (values >= threshold_for(values, share)) & held.judged.known
-    return mask
 
 
 def _point(

@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -21,6 +21,7 @@ from corella_edge.request import Request
 from corella_edge.request_json import request_body
 from corella_edge.routing.reasons import KEPT
 from corella_edge.scores import Scores
+from corella_edge.stopping import never
 from corella_edge_runtime import reference
 from corella_edge_runtime.bench.load.http import Reply, ReplyError, post
 from corella_edge_runtime.bench.load.outcome import Outcome, put
@@ -85,10 +86,13 @@ class OverHttp:
             self.close()
         return seen(0.0, took, reply.status, reply.body, reply.timing)
 
-    def stream(self, bodies: Sequence[bytes], moments: Sequence[float], most: int | None = None) -> list[Seen]:
+    def stream(
+        self, bodies: Sequence[bytes], moments: Sequence[float], most: int | None = None,
+        stop: Callable[[], bool] = never,
+    ) -> list[Seen]:  # fmt: skip
         plan = Plan(self.port, list(moments), list(range(len(bodies))), connections=most or MOST_CONNECTIONS,
                     patience=PATIENCE, keep="all", host=self.host)  # fmt: skip
-        return told(put(plan, [self._post(body) for body in bodies]))
+        return told(put(plan, [self._post(body) for body in bodies], stop))
 
     def at_random(self, share: float | None) -> None:
         """A server's routing is its own."""

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import Traffic
+from corella_edge.stopping import Stopped, never
 from corella_edge_runtime.bench import budget, energy, gathered, machine, provenance, quality, slo, supply, traffic
 from corella_edge_runtime.bench.budget import Share
 from corella_edge_runtime.bench.ceiling import ceilings
@@ -21,7 +22,7 @@ from corella_edge_runtime.bench.circumstances import Ceilings, Noise, Quiet, Set
 from corella_edge_runtime.bench.journal import Journal, key
 from corella_edge_runtime.bench.opened import Opened
 from corella_edge_runtime.bench.result import FORMAT, Quality, Result
-from corella_edge_runtime.bench.scenarios import Bench, Stopped
+from corella_edge_runtime.bench.scenarios import Bench
 from corella_edge_runtime.bench.seen import Slice, Spot
 from corella_edge_runtime.bench.settings import BenchSettings
 from corella_edge_runtime.bench.supply import Source, Supply
@@ -40,7 +41,7 @@ Progress = Callable[[str, int, int], None]
 
 def run(
     opened: Opened | Engine, file: TextFile | None, settings: BenchSettings, progress: Progress,
-    out: Path | None = None, say: Say = lambda text: None, stop: Callable[[], bool] = lambda: False,
+    out: Path | None = None, say: Say = lambda text: None, stop: Callable[[], bool] = never,
 ) -> Result:  # fmt: skip
     """The whole measurement; a result that is `void`, and holds no figures, where the parity gate fails.
 
@@ -89,8 +90,9 @@ class _Run:
         made = Supply(source, what.catalog, settings.seed)
         own = what.engine is not None
         self._bench = Bench(
-            what.target, made, self._rapl, settings.ratios, settings.objective, settings.seed, own, stop=stop
-        )
+            what.target, made, self._rapl, settings.ratios, settings.objective, settings.seed, own, stop=stop,
+            pause=settings.pause,
+        )  # fmt: skip
         self._supply = made
         self._spots = budget.spots(
             settings.thresholds, list(settings.ratios.values()), settings.scenarios, settings.users,

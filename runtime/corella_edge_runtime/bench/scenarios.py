@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from corella_edge.routing.reasons import NoAnswer
+from corella_edge.stopping import Stopped, never
 from corella_edge_runtime.bench import machine, provenance
 from corella_edge_runtime.bench.budget import LEAST_TRY, TRIES, Share, rate
 from corella_edge_runtime.bench.energy import Rapl
+from corella_edge_runtime.bench.histogram import at_rank
 from corella_edge_runtime.bench.load.rates import highest, holds
 from corella_edge_runtime.bench.load.schedule import poisson
 from corella_edge_runtime.bench.points import Rates, Try
 from corella_edge_runtime.bench.seen import Meanwhile, Seen, Slice, Spot, sliced
 from corella_edge_runtime.bench.supply import Supply, bodies
-from corella_edge_runtime.bench.target import Target
+from corella_edge_runtime.bench.target import Target, rest
 from corella_edge_runtime.bench.worker import IN_FLIGHT
 
 ALWAYS = "ratio:1"  # makes a new user a returning one: the prompt's beginning is read and kept
@@ -29,10 +31,6 @@ PILOT = 4  # requests a threshold, untimed, whose cost says how many the budget 
 Measured = tuple[list[Seen], float, float | None]  # what was seen, wall seconds, the LLM's seconds
 
 
-class Stopped(Exception):  # noqa: N818 - no error: somebody wishes it
-    """The benchmark is to end now; the slice at work is not finished."""
-
-
 @dataclass
 class Bench:
     """What slices are measured with.
@@ -41,6 +39,7 @@ class Bench:
         objective: quantile from 0 to 1 and seconds; None = no search for a rate.
         foreign: whether other processes can be told from what is measured.
         stop: whether somebody wants the benchmark to end.
+        pause: seconds between an answer and the next request of SingleStream.
         shared: ranks requests on several processes: what was seen, wall seconds, the LLMs' seconds.
     """
 
@@ -53,8 +52,9 @@ class Bench:
     foreign: bool = True
     costs: dict[str, float] = field(default_factory=dict)
     found: dict[str, Rates] = field(default_factory=dict)
-    stop: Callable[[], bool] = lambda: False
-    shared: Callable[[Sequence[bytes]], Measured] | None = None
+    stop: Callable[[], bool] = never
+    pause: float = 0.0
+    shared: Callable[[Sequence[bytes], Callable[[], bool]], Measured] | None = None
 
     def slice(self, spot: Spot, share: Share, repeat: int) -> Slice:
         """Measure a spot once. Raises Stopped."""
@@ -99,6 +99,7 @@ class Bench:
                 request = self.supply.again(request)
             self.go_on()
             (body,) = bodies([request], threshold)
+            rest(self.pause)
             at = time.monotonic() - began
             seen.append(self.target.ask(body))
             seen[-1].at = at
@@ -131,7 +132,7 @@ class Bench:
     def _stream(self, threshold: str, per_second: float, count: int, seed: int) -> list[Seen]:
         self.go_on()
         moments = poisson(per_second, count / per_second, self.seed * 10_000 + seed) or [0.0]
-        return self.target.stream(bodies(self.supply.new(len(moments)), threshold), moments)
+        return self.target.stream(bodies(self.supply.new(len(moments)), threshold), moments, stop=self.stop)
 
     def _largest(self, threshold: str, share: Share, quantile: float, limit: float) -> Rates:
         """The search; it ends early where it takes longer than its part of the budget."""
@@ -145,7 +146,7 @@ class Bench:
             seen = self._stream(threshold, per_second, count, len(tries))
             latency = np.array([np.inf if one.seconds is None else one.seconds for one in seen])
             kept = holds(latency, quantile, limit) and left_out(seen) <= LEFT_OUT
-            reached = float(np.quantile(latency, quantile, method="higher"))
+            reached = at_rank(latency, quantile)
             told = 1000.0 * reached if np.isfinite(reached) else None
             tries.append(Try(rate=per_second, p99=told, held=kept, requests=len(seen)))
             return kept
@@ -160,9 +161,9 @@ class Bench:
         sent = bodies(self.supply.new(share.requests), threshold)
         if spot.workers > 1:
             assert self.shared is not None
-            return self.shared(sent)
+            return self.shared(sent, self.stop)
         llm = self.target.llm_seconds()
-        seen = self.target.stream(sent, [0.0] * len(sent), IN_FLIGHT)
+        seen = self.target.stream(sent, [0.0] * len(sent), IN_FLIGHT, self.stop)
         return seen, _last(seen), _since(llm, self.target.llm_seconds())
 
 

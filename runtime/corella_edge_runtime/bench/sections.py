@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from corella_edge.routing.rules import ENTROPY, RULES
 from corella_edge_runtime.bench import curves, shown, spreads
 from corella_edge_runtime.bench.figures import needed
 from corella_edge_runtime.bench.points import Point
@@ -130,7 +131,7 @@ def _quality(result: Result) -> Iterator[Section]:
     said = [f"{found.rows:,} labelled rows of {found.users:,} users, each scored once by both models; intervals of "
             "95 % by bootstrap over users. Gain: over the base model alone, paired. Oracle, in the plots: the rows "
             "whose log-loss asking lowers most, labels known; random: as many rows, drawn.",
-            *_unanswered(found.points)]  # fmt: skip
+            *_published(found.points), *_unanswered(found.points)]  # fmt: skip
     header = ["line", "asked for", "realised share", "gain in AUC", *(_metric(name) for name in names)]
     knee = "" if found.knee is None else " The ring is the knee: after it more of the LLM brings less than its part."
     drawn = [(curves.quality(result, name), f"Band: the 95 % interval of the gain over the base model, paired.{knee}")
@@ -140,6 +141,20 @@ def _quality(result: Result) -> Iterator[Section]:
                          "ratio is both quicker and better."))  # fmt: skip
     yield Section("Quality at the same ratios", said, figures=drawn)
     yield Section("Metrics", (), header, rows, level=3)
+
+
+def _published(found: Sequence[QualityPoint]) -> list[str]:
+    """Which rules of others stand beside the policy."""
+    lines = {point.line for point in found}
+    drawn = [f"{name}: {one.said} ({one.source})" for name, one in RULES.items() if name in lines]
+    own = [] if ENTROPY in lines else [f"The policy's order is that of {RULES[ENTROPY].source}: {ENTROPY}."]
+    if not drawn:
+        return own
+    fitted = " What is predicted of a row was fitted on other users' rows." if "learned win" in lines else ""
+    return [
+        f"Published rules, asking about as many rows as the policy. {shown.sentence('; '.join(drawn))}{fitted}",
+        *own,
+    ]
 
 
 def _unanswered(found: Sequence[QualityPoint]) -> list[str]:

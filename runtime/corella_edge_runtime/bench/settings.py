@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from corella_edge.errors import InputError
 from corella_edge.routing.forms import RATIO, parse_share, read_threshold
-from corella_edge.routing.load import parse_slo
+from corella_edge.routing.load import QUANTILES, parse_slo
 from corella_edge_runtime.bench.circumstances import Scenario, Users
 
 RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -23,6 +23,8 @@ class BenchSettings:
         candidates: of requests that are made; those of a file stay as they are.
         slo: such as `p99=30ms`; None = no objective.
         budget: seconds for all that is timed.
+        pause: seconds between an answer and the next request of SingleStream. After a rest a request finds the
+            processor's caches cold, as requests that come now and then do.
         max_labelled: rows to score for quality, at most.
         made_up: users are made up, even where the bundle has a sample.
         cores: processes of an Offline run besides the one; 0 or 1 = none.
@@ -34,6 +36,7 @@ class BenchSettings:
     candidates: int = 20
     slo: str | None = None
     budget: float = 300.0
+    pause: float = 0.0
     repeats: int = 3
     max_labelled: int = 2000
     made_up: bool = False
@@ -47,7 +50,7 @@ class BenchSettings:
         if self.slo is None:
             return None
         quantile, seconds = parse_slo(self.slo)
-        return float(quantile.removeprefix("p")) / 100.0, seconds
+        return QUANTILES[quantile] / 100.0, seconds
 
     @property
     def ratios(self) -> dict[str, float | None]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 
+from corella_edge.errors import InputError
+from corella_edge.routing.load import parse_slo
 from corella_edge_runtime.bench.circumstances import Figure, Noise, Scenario
 from corella_edge_runtime.bench.points import Point
 from corella_edge_runtime.bench.result import QualityPoint, Result
@@ -18,7 +19,6 @@ STAGES = {"wait": "wait", "http": "HTTP", "parse": "parse", "store": "store", "t
           "crm": "base model", "policy": "policy", "prompt": "prompt", "queue": "queue", "prefill": "LLM",
           "fuse": "fuse", "serialise": "serialise", "other": "other"}  # fmt: skip
 DIGITS = 3
-_SLO = re.compile(r"(p\d+(?:\.\d+)?)=(\d+(?:\.\d+)?)(ms|s)")
 
 
 def state(result: Result) -> tuple[str, str, list[str]]:
@@ -143,8 +143,11 @@ def stages(found: Iterable[Point]) -> list[str]:
 
 def objective(slo: str | None) -> tuple[str, float] | None:
     """The percentile and the milliseconds of an SLO such as `p99=30ms`; None without one."""
-    found = _SLO.fullmatch(slo or "")
-    return None if found is None else (found[1], float(found[2]) * (1000.0 if found[3] == "s" else 1.0))
+    try:
+        quantile, seconds = parse_slo(slo or "")
+    except InputError:
+        return None
+    return quantile, 1000.0 * seconds
 
 
 def digits(value: float | None, sign: str = "") -> str:

@@ -27,6 +27,7 @@ from corella_edge.routing.load import (
     touched,
 )
 from corella_edge_runtime.bench.gathered import column
+from corella_edge_runtime.bench.histogram import at_rank
 from corella_edge_runtime.bench.points import Law, Point
 from corella_edge_runtime.bench.result import Result
 from corella_edge_runtime.bench.seen import Slice, Spot
@@ -121,7 +122,7 @@ def of_slices(slices: Sequence[Slice], ratio: float | None, first: int, step: in
     if not ended.any():
         return None
     latency, sizes, routed, tokens = (values[ended] for values in (latency, sizes, routed, tokens))
-    p50, p99 = np.quantile(latency, [0.5, 0.99], method="higher").tolist()
+    p50, p99 = (at_rank(latency, q) for q in (0.5, 0.99))
     return Row(ratio, float(routed.sum() / sizes.sum()), len(latency), float(sizes.mean()), float((routed > 0).mean()),
                float(latency.mean()), p50, p99, float(tokens.mean()))  # fmt: skip
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from corella_edge.request import Request
 from corella_edge.request_message import read_request
 from corella_edge.routing.reasons import KEPT
 from corella_edge.scores import Scores, answer_json
+from corella_edge.stopping import LOOK, Stopped, never
 from corella_edge_runtime.bench import machine
 from corella_edge_runtime.bench.seen import Seen
 from corella_edge_runtime.draft import Draft
@@ -41,10 +42,18 @@ class Target(Protocol):
     def ask(self, body: bytes) -> Seen:
         """One request, and wait for its answer."""
 
-    def stream(self, bodies: Sequence[bytes], moments: Sequence[float], most: int | None = None) -> list[Seen]:
+    def stream(
+        self, bodies: Sequence[bytes], moments: Sequence[float], most: int | None = None,
+        stop: Callable[[], bool] = never,
+    ) -> list[Seen]:  # fmt: skip
         """Requests at their moments, seconds from now, ascending, whatever became of those before; in their order.
 
-        `most`: requests that may be on their way at once; a further one waits, and its time counts.
+        Args:
+            most: requests that may be on their way at once; a further one waits, and its time counts.
+            stop: whether somebody wants the end, asked several times a second.
+
+        Raises:
+            Stopped: somebody does. What is on its way is called off.
         """
 
     def at_random(self, share: float | None) -> None:
@@ -91,18 +100,24 @@ class InProcess:
             wait([asking.future])
         return self._finish(way)
 
-    def stream(self, bodies: Sequence[bytes], moments: Sequence[float], most: int | None = None) -> list[Seen]:
+    def stream(
+        self, bodies: Sequence[bytes], moments: Sequence[float], most: int | None = None,
+        stop: Callable[[], bool] = never,
+    ) -> list[Seen]:  # fmt: skip
         ended: SimpleQueue[_OnTheWay] = SimpleQueue()
         found: list[Seen | None] = [None] * len(bodies)
-        began, place, open_ = time.monotonic(), 0, 0
+        open_: dict[int, _OnTheWay] = {}
+        began, place = time.monotonic(), 0
         while place < len(bodies) or open_:
-            free = place < len(bodies) and (most is None or open_ < most)
-            way = _next(ended, began + moments[place] - time.monotonic() if free else None)
+            if stop():
+                _call_off(open_.values())
+            free = place < len(bodies) and (most is None or len(open_) < most)
+            way = _next(ended, began + moments[place] - time.monotonic() if free else LOOK)
             if way is not None:
-                found[way.place], open_ = self._finish(way), open_ - 1
+                found[way.place] = self._finish(open_.pop(way.place))
             elif free and time.monotonic() >= began + moments[place]:
                 way = self._begin(place, bodies[place], began + moments[place], moments[place])
-                place, open_ = place + 1, open_ + 1
+                open_[place], place = way, place + 1
                 _when_answered(way, ended)
         return [one for one in found if one is not None]
 
@@ -144,15 +159,29 @@ class InProcess:
         """The engine is closed by who opened it."""
 
 
-def _next(ended: SimpleQueue[_OnTheWay], patience: float | None) -> _OnTheWay | None:
-    """A request whose LLM has ended; None if there is none until the next one is due. A sleep may end late, so that
-    the last moments are waited for awake."""
+def rest(seconds: float) -> None:
+    """Do nothing for a while. A sleep may end late, so that the last moments are waited for awake."""
+    due = time.monotonic() + seconds
+    if seconds > SLEEP:
+        time.sleep(seconds - SLEEP)
+    while time.monotonic() < due:
+        pass
+
+
+def _next(ended: SimpleQueue[_OnTheWay], patience: float) -> _OnTheWay | None:
+    """A request whose LLM has ended; None if there is none until the next one is due, or for `LOOK` seconds. A sleep
+    may end late, so that the last moments are waited for awake."""
     try:
-        if patience is None:
-            return ended.get()
-        return ended.get(timeout=patience - SLEEP) if patience > SLEEP else ended.get_nowait()
+        return ended.get(timeout=min(LOOK, patience - SLEEP)) if patience > SLEEP else ended.get_nowait()
     except Empty:
         return None
+
+
+def _call_off(ways: Iterable[_OnTheWay]) -> NoReturn:
+    """Raises Stopped: nobody waits for these any more."""
+    for way in ways:
+        way.draft.cancel()
+    raise Stopped
 
 
 def _when_answered(way: _OnTheWay, ended: SimpleQueue[_OnTheWay]) -> None:

@@ -6,16 +6,19 @@ open; then each is a list of request bodies, answered by when they began and end
 
 from __future__ import annotations
 
+import select
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import msgspec
 
 from corella_edge.errors import CorellaError
+from corella_edge.stopping import LOOK, Stopped, never
 from corella_edge_runtime.bench.seen import Seen
 
 IN_FLIGHT = 16  # requests that wait for the LLM at once: enough to fill its decodes, below every queue's bound
@@ -60,8 +63,11 @@ class Worker:
         """Let it rank; `done` waits for it."""
         _send(self._in, list(bodies))
 
-    def done(self) -> Done:
-        """Raises CorellaError: it has ended."""
+    def done(self, stop: Callable[[], bool] = never) -> Done:
+        """Raises CorellaError: it has ended. Stopped: somebody wants the end."""
+        while not select.select([self._out], [], [], LOOK)[0]:
+            if stop():
+                raise Stopped
         return self._receive(Done)
 
     def _receive(self, kind: type[T]) -> T:
@@ -70,9 +76,14 @@ class Worker:
             raise CorellaError(f"a process of the Offline run ended with {self._process.wait()}")
         return msgspec.msgpack.decode(found, type=kind)
 
+    def kill(self) -> None:
+        """End it in the middle of what it does; `close` is still to be called."""
+        self._process.kill()
+
     def close(self) -> None:
         """End it."""
-        self._in.close()
+        with suppress(BrokenPipeError):  # it was killed
+            self._in.close()
         try:
             self._process.wait(10.0)
         except subprocess.TimeoutExpired:
@@ -94,12 +105,21 @@ class Workers:
             self.close()
             raise
 
-    def run(self, bodies: Sequence[bytes]) -> tuple[list[Seen], float, float]:
-        """Each ranks its part: what was seen, seconds from the first beginning to the last end, the LLMs' seconds."""
+    def run(self, bodies: Sequence[bytes], stop: Callable[[], bool] = never) -> tuple[list[Seen], float, float]:
+        """Each ranks its part: what was seen, seconds from the first beginning to the last end, the LLMs' seconds.
+
+        Raises:
+            Stopped: somebody wants the end.
+        """
         count = len(self._workers)
         for number, worker in enumerate(self._workers):
             worker.start(bodies[number::count])
-        parts = [worker.done() for worker in self._workers]
+        try:
+            parts = [worker.done(stop) for worker in self._workers]
+        except Stopped:
+            for worker in self._workers:
+                worker.kill()
+            raise
         wall = max(part.ended for part in parts) - min(part.began for part in parts)
         return [one for part in parts for one in part.seen], wall, sum(part.llm_seconds for part in parts)
 

@@ -134,14 +134,23 @@ def test_the_costs_of_a_prefix_and_a_suffix_are_found_again(prefix: float, suffi
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("p99=30ms", ("p99", 0.03)), ("p50 = 1.5 s", ("p50", 1.5)), ("p95=.5ms", ("p95", 0.0005))]
+    ("text", "found"),
+    [
+        ("p99=30ms", ("p99", 0.03)),
+        ("p50 = 1.5 s", ("p50", 1.5)),
+        ("p95=.5ms", ("p95", 0.0005)),
+        ("p90=2s", ("p90", 2.0)),
+        ("p99.9=1s", ("p99.9", 1.0)),
+    ],
 )
 def test_an_objective_is_read(text: str, found: tuple[str, float]) -> None:
     assert load.parse_slo(text)[0] == found[0]
     assert load.parse_slo(text)[1] == pytest.approx(found[1])
 
 
-@pytest.mark.parametrize("text", ["", "p99", "p98=30ms", "p99=30", "p99=0ms", "p99=-1ms", "p99=2h", "p99=9999s"])
+@pytest.mark.parametrize(
+    "text", ["", "p99", "p98=30ms", "p999=30ms", "p99x9=30ms", "p99=30", "p99=0ms", "p99=-1ms", "p99=2h", "p99=9999s"]
+)
 def test_no_other_objective_is(text: str) -> None:
     with pytest.raises(InputError, match="write p99=30ms"):
         load.parse_slo(text)

@@ -33,8 +33,10 @@ SHAPES = [
     crm_recipe(**{**KEYS, "blocks": 3, "hidden": ()}),
     crm_recipe(**KEYS, head="dot"),
     crm_recipe(**KEYS, members=2, blocks=1),
+    crm_recipe(**KEYS, block="hstu"),
+    crm_recipe(**KEYS, block="hstu", head="dot"),
 ]
-NAMES = ["attention", "three blocks, no hidden layers", "dot", "two members"]
+NAMES = ["attention", "three blocks, no hidden layers", "dot", "two members", "hstu", "hstu, dot"]
 
 
 def make(schema: Any, chosen: CrmRecipe) -> Any:

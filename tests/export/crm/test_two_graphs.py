@@ -32,6 +32,8 @@ SHAPES = {
     "one block, no hidden layers": crm_recipe(**{**KEYS, "blocks": 1, "hidden": ()}),
     "dot": crm_recipe(**KEYS, head="dot"),
     "two members": crm_recipe(**KEYS, members=2),
+    "hstu": crm_recipe(**KEYS, block="hstu"),
+    "hstu, dot": crm_recipe(**KEYS, block="hstu", head="dot"),
 }
 ITEMS = 50
 BUDGETS = (1500, 2**20)

@@ -31,6 +31,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "din": {"kind": "din", "in_order": True},
     "sequence": {"kind": "sequence", **ORDERED},
     "next item": {"kind": "sequence", "head": "dot", "loss": "softmax", **ORDERED},
+    "hstu": {"kind": "sequence", "block": "hstu", **ORDERED},
     "text-sequence": {"kind": "text-sequence", "source": "encoder", "attributes": ["title", "genres"], **ORDERED},
 }
 

@@ -29,7 +29,8 @@ KEYS = {"kind": "sequence", "embedding_dim": 8, "heads": 2, "inner": 12, "histor
 NEXT = {"head": "dot", "loss": "softmax"}
 MORE = {"rating_weight": 0.5, "next_weight": 0.2, "negatives": 9}
 LOSSES = {"labels": {}, "ratings and next items beside": MORE, "ratings beside": {"rating_weight": 0.5},
-          "next item": NEXT, "drawn items": {**NEXT, "negatives": 9, "drawn": "by count"}}  # fmt: skip
+          "next item": NEXT, "drawn items": {**NEXT, "negatives": 9, "drawn": "by count"},
+          "hstu": {**MORE, "block": "hstu"}}  # fmt: skip
 
 
 def made(data: PreparedData, **keys: Any) -> Any:

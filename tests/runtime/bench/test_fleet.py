@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import permutations
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, measured: Result, slower: R
 
 
 def test_every_report_below_the_folder_is_found_in_a_fixed_order(folder: Path, tmp_path: Path) -> None:
-    found = fleet.find(folder)
+    found, _ = fleet.find(folder)
     assert [name for name, _ in found] == ["box-a", "box-b", "deep/box-c"]
     assert {fleet.page(fleet.ordered(order)) for order in permutations(found)} == {fleet.page(found)}
     with pytest.raises(InputError, match=r"no benchmark.json in it or below"):
@@ -38,7 +39,7 @@ def test_every_report_below_the_folder_is_found_in_a_fixed_order(folder: Path, t
 
 
 def test_the_files_say_the_same(folder: Path, tmp_path: Path) -> None:
-    found = fleet.find(folder)
+    found, _ = fleet.find(folder)
     fleet.write(found, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(fleet.FILES)
     assert (tmp_path / "fleet.md").read_text().startswith("# 3 benchmarks; noisy or void: box-b\n")
@@ -49,8 +50,27 @@ def test_the_files_say_the_same(folder: Path, tmp_path: Path) -> None:
     assert "ARM &lt;Neoverse&gt;" in (tmp_path / "fleet.html").read_text()
 
 
+def test_a_report_that_cannot_be_read_is_named_and_left_out(folder: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(folder, tmp_path / "fleet")
+    (root / "box-a" / result.FILE).write_text('{"format": 2, "created"')
+    found, damaged = fleet.find(root)
+    assert [name for name, _ in found] == ["box-b", "deep/box-c"]
+    assert list(damaged) == ["box-a"]
+    assert "box-a/benchmark.json: not a benchmark.json" in damaged["box-a"]
+    fleet.write(found, tmp_path, list(damaged))
+    head = "2 benchmarks; noisy or void: box-b; unreadable and left out: box-a"
+    assert (tmp_path / "fleet.md").read_text().startswith(f"# {head}\n")
+    assert f"{head}." in (tmp_path / "fleet.html").read_text()
+    assert fleet.text(found, list(damaged)).startswith(f"{head}.\n")
+    assert fleet.as_json(found, list(damaged))["damaged"] == ["box-a"]
+    for path in root.rglob(result.FILE):
+        path.write_text("{}")
+    with pytest.raises(InputError, match=r"not a benchmark\.json"):
+        fleet.find(root)
+
+
 def test_the_share_is_one_that_all_have(folder: Path) -> None:
-    found = fleet.find(folder)
+    found, _ = fleet.find(folder)
     only = replace(found[0][1], points=tuple(p for p in found[0][1].points if p.ratio in (0.0, 0.5)))
     assert fleet.middle([*found[1:], ("few", only)]) == 0.5
     assert fleet.middle([("none", replace(only, points=()))]) is None
@@ -59,7 +79,7 @@ def test_the_share_is_one_that_all_have(folder: Path) -> None:
 
 @needs_chromium
 def test_a_click_sorts_by_figures_and_by_words(folder: Path, tmp_path: Path) -> None:
-    fleet.write(fleet.find(folder), tmp_path)
+    fleet.write(fleet.find(folder)[0], tmp_path)
     with chromium() as browser:
         watched = Watched(browser, viewport={"width": 360, "height": 800})
         tab = watched.tab

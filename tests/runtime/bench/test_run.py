@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,8 @@ from msgspec.structs import replace
 
 from bundles import make_bundle, reseal
 from corella_edge.errors import InputError
+from corella_edge.routing.rules import RULES
+from corella_edge.stopping import Stopped
 from corella_edge_runtime.bench import budget
 from corella_edge_runtime.bench import result as form
 from corella_edge_runtime.bench.budget import Share
@@ -22,6 +25,8 @@ from corella_edge_runtime.bench.remote import KEY_VARIABLE, OverHttp
 from corella_edge_runtime.bench.result import Result
 from corella_edge_runtime.bench.run import run
 from corella_edge_runtime.bench.settings import BenchSettings
+from corella_edge_runtime.bench.target import InProcess
+from corella_edge_runtime.bench.worker import Workers
 from corella_edge_runtime.engine import Engine
 from sessions import ONE, serving, start, succeed
 
@@ -109,7 +114,9 @@ def test_provenance_ceilings_and_quality(measured: tuple[Result, Path, list[str]
     lines = {(point.line, point.threshold): point for point in found.quality.points}
     assert lines["policy", "ratio:0"].metrics == lines["crm", None].metrics
     assert lines["policy", "ratio:0"].gains["auc"].value == 0.0
-    assert {"policy", "random", "oracle", "crm", "llm"} == {line for line, _ in lines}
+    every = {line for line, _ in lines}
+    assert every >= {"policy", "random", "oracle", "crm", "llm"}
+    assert every - {"policy", "random", "oracle", "crm", "llm"} <= set(RULES)
     assert {"auc", "logloss", "ece", "uauc"} <= set(lines["llm", None].metrics)
     assert (
         lines["oracle", "ratio:0.3"].metrics["logloss"].value <= lines["policy", "ratio:0.3"].metrics["logloss"].value
@@ -184,6 +191,33 @@ def test_interrupted_before_anything_is_finished(engine: Engine) -> None:
     assert (found.points, found.complete) == ((), False)
 
 
+class AfterAFew:
+    """Somebody wants the end when it was asked for a few times."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self.asked > 4
+
+
+BODY = b'{"user": {"id": "u"}, "candidates": [{"item": "i1"}, {"item": "i2"}], "threshold": "ratio:1"}'
+
+
+def test_a_stream_ends_when_somebody_wants_it_and_the_engine_goes_on(engine: Engine) -> None:
+    target, began = InProcess(engine), time.monotonic()
+    with pytest.raises(Stopped):
+        target.stream([BODY] * 40, [0.0] * 20 + [600.0] * 20, stop=AfterAFew())
+    assert time.monotonic() - began < 30.0
+    assert target.ask(BODY).seconds is not None
+
+
+def test_processes_that_share_the_work_end_when_somebody_wants_it(bundle: Path) -> None:
+    with closing(Workers(bundle, True, 2)) as workers, pytest.raises(Stopped):
+        workers.run([BODY] * 20_000, lambda: True)
+
+
 def test_a_bundle_that_scores_otherwise_is_not_measured(bundle: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(bundle, tmp_path / "other"))
     lines = [json.loads(line) for line in (root / "reference.jsonl").read_text().splitlines()]
@@ -235,6 +269,15 @@ def test_over_http(bundle: Path, url: str) -> None:
             assert point.llm_ms_per_thousand > 0
     assert found.quality.rows == 30
     assert {point.line for point in found.quality.points} >= {"policy", "crm", "llm"}
+
+
+def test_a_stream_over_http_ends_when_somebody_wants_it(url: str) -> None:
+    with closing(OverHttp(url)) as target:
+        began = time.monotonic()
+        with pytest.raises(Stopped):
+            target.stream([BODY] * 4, [0.0, 0.0, 600.0, 600.0], stop=AfterAFew())
+        assert time.monotonic() - began < 30.0
+        assert target.ask(BODY).seconds is not None
 
 
 def test_another_bundle_at_the_address_is_void(url: str, tmp_path: Path) -> None:

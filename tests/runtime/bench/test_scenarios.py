@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from corella_edge.catalog import Catalog
 from corella_edge.errors import InputError
 from corella_edge.request import Candidate, Candidates, Event, Request, User
 from corella_edge.routing.load import ends
+from corella_edge.stopping import never
 from corella_edge_runtime.bench.budget import Share
 from corella_edge_runtime.bench.energy import Rapl
 from corella_edge_runtime.bench.load.rates import highest, holds
@@ -37,7 +38,10 @@ class Stub:
         self.sent.append(json.loads(body))
         return Seen(0.0, self.each, 5, 2, stages={"prefill": 0.5 * self.each})
 
-    def stream(self, bodies: Sequence[bytes], moments: Sequence[float], most: int | None = None) -> list[Seen]:
+    def stream(
+        self, bodies: Sequence[bytes], moments: Sequence[float], most: int | None = None,
+        stop: Callable[[], bool] = never,
+    ) -> list[Seen]:  # fmt: skip
         done = ends(np.asarray(moments), np.full(len(bodies), self.each)) - np.asarray(moments)
         self.sent += map(json.loads, bodies)
         return [Seen(at, took, 5, 2) for at, took in zip(moments, done.tolist(), strict=True)]
@@ -84,6 +88,15 @@ def test_one_at_a_time() -> None:
 
 def test_a_slice_ends_early_when_its_time_is_up() -> None:
     assert len(bench(Stub()).slice(spot("single"), Share(1000, 0.0), 0).at) == 1
+
+
+def test_a_pause_comes_before_every_request_and_counts_for_nothing() -> None:
+    own = bench(Stub())
+    own.pause = 0.01
+    found = own.slice(spot("single"), Share(5, 1e9), 0)
+    assert np.diff(np.sort(found.at)).min() >= 0.01
+    assert found.latency.tolist() == [EACH] * 5
+    assert found.wall == pytest.approx(5 * EACH)
 
 
 def test_new_users_are_others_and_who_comes_again_has_another_history() -> None:
@@ -169,7 +182,10 @@ def test_an_objective_that_nothing_keeps_is_told() -> None:
 class Shedding(Stub):
     """A server whose LLM is not asked any more above 20 requests a second, so that it stays quick."""
 
-    def stream(self, bodies: Sequence[bytes], moments: Sequence[float], most: int | None = None) -> list[Seen]:
+    def stream(
+        self, bodies: Sequence[bytes], moments: Sequence[float], most: int | None = None,
+        stop: Callable[[], bool] = never,
+    ) -> list[Seen]:  # fmt: skip
         full = len(bodies) / max(moments[-1], 1e-9) > 20.0
         return [Seen(at, 0.001, 5, 0 if full else 2, degraded={"busy": 2} if full else {"no_text": 1})
                 for at in moments]  # fmt: skip
@@ -195,7 +211,7 @@ def test_offline_is_all_at_once() -> None:
 def test_offline_on_several_processes() -> None:
     own, given = bench(Stub()), []
 
-    def shared(bodies: Sequence[bytes]) -> tuple[list[Seen], float, float]:
+    def shared(bodies: Sequence[bytes], stop: Callable[[], bool]) -> tuple[list[Seen], float, float]:
         given.extend(bodies)
         return [Seen(0.0, 0.2, 5, 1) for _ in bodies], 0.2, 0.1
 

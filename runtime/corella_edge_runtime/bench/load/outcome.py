@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import CorellaError
+from corella_edge.stopping import LOOK, Stopped, never
 from corella_edge_runtime.bench.load.plan import Happened, Plan, read_happened, write_plan
 
 GENERATOR = "corella_edge_runtime.bench.load.generator"
@@ -70,16 +72,29 @@ class Running:
             raise CorellaError(f"the load generator ended with {self._process.wait()} before it began")
         self.begin = float(line)
 
-    def wait(self) -> Outcome:
+    def wait(self, stop: Callable[[], bool] = never) -> Outcome:
         """Until the last reply.
 
         Raises:
-            CorellaError: the generator itself failed.
+            CorellaError: the generator itself failed. Stopped: somebody wants the end.
         """
-        if status := self._process.wait(LATE + self._plan.patience + max(self._plan.moments, default=0.0)):
+        end = time.monotonic() + LATE + self._plan.patience + max(self._plan.moments, default=0.0)
+        while (status := self._ended()) is None:
+            if stop():
+                raise Stopped
+            if time.monotonic() > end:
+                raise CorellaError("the load generator does not end")
+        if status:
             raise CorellaError(f"the load generator ended with {status}")
         moments, which = np.asarray(self._plan.moments, np.float64), np.asarray(self._plan.which, np.int64)
         return Outcome(moments, which, read_happened(self._folder))
+
+    def _ended(self) -> int | None:
+        """Its status, if it has ended within `LOOK` seconds."""
+        try:
+            return self._process.wait(LOOK)
+        except subprocess.TimeoutExpired:
+            return None
 
     def end(self) -> None:
         """Stop it if it still runs."""
@@ -102,7 +117,7 @@ def running(plan: Plan, requests: Sequence[bytes]) -> Iterator[Running]:
             load.end()
 
 
-def put(plan: Plan, requests: Sequence[bytes]) -> Outcome:
-    """Send a plan and wait for its end."""
+def put(plan: Plan, requests: Sequence[bytes], stop: Callable[[], bool] = never) -> Outcome:
+    """Send a plan and wait for its end. Raises Stopped: somebody wants it earlier."""
     with running(plan, requests) as load:
-        return load.wait()
+        return load.wait(stop)

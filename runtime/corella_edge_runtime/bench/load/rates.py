@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge_runtime.bench.histogram import at_rank
+
 GROWTH = 2.0  # median of the last third to that of the first, beyond which a queue grows
 SMALL = 0.005  # seconds that a median may grow by whatever its factor
 
@@ -14,7 +16,7 @@ SMALL = 0.005  # seconds that a median may grow by whatever its factor
 def holds(latency: npt.NDArray[np.float64], quantile: float, limit: float) -> bool:
     """Whether latencies float64 [n] in seconds, in the order of their moments, keep an objective: the quantile at most
     `limit`, and no queue that grows. One that is infinite was not answered; nothing at all is no success."""
-    if not len(latency) or not np.quantile(latency, quantile, method="higher") <= limit:
+    if not len(latency) or not at_rank(latency, quantile) <= limit:
         return False
     third = max(1, len(latency) // 3)
     first, last = float(np.median(latency[:third])), float(np.median(latency[-third:]))
