@@ -102,6 +102,9 @@ class Adapters:
         return f"which has {', '.join(self.names)}" if self.names else "which has none"
 
 
+NONE = Adapters()
+
+
 def is_name(value: object) -> bool:
     """Whether an adapter may be called so."""
     return isinstance(value, str) and NAME.fullmatch(value) is not None

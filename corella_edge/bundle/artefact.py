@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corella_edge.adapters import Adapters, file_of, names_in
+from corella_edge.adapters import NONE, Adapters, file_of, names_in
 from corella_edge.bundle.files import NAME, decode, read_bytes, read_json, shown
 from corella_edge.bundle.schema_files import read_catalog, read_schema
 from corella_edge.catalog import Catalog
@@ -208,7 +208,7 @@ class Bundle:
             BundleError: the list is damaged, or is not of the files that are there.
         """
         if not self.has(ADAPTERS):
-            return Adapters()
+            return NONE
         found, there = Adapters.parse(self.json(ADAPTERS)), names_in(self.manifest.files)
         for name in {*found.names} ^ {*there}:
             lacks = ADAPTERS if name in there else f"the file {file_of(name)}"

@@ -141,7 +141,7 @@ def _open(
     extra = None if verdict is None else trust.may_use_extra(file, verdict)
     backend = open_backend(kind, ModelSpec(file, tokens, setup.llm, extra, adapters), required, warn)
     prompts = PromptEncoder(template, catalog, vocabulary.tokenize, tokens)
-    llm = Llm(prompts, backend, setup.llm, size, longest, known.default)
+    llm = Llm(prompts, backend, setup.llm, size, longest, known)
     llm.verdict = verdict
     return llm
 

@@ -10,7 +10,7 @@ from concurrent.futures import Future, wait
 
 import numpy as np
 
-from corella_edge.adapters import ALONE, Weights
+from corella_edge.adapters import NONE, Adapters, Weights
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidate, Candidates, User
 from corella_edge.scores import FloatArray, Trace
@@ -102,9 +102,9 @@ class Llm:
 
     def __init__(
         self, prompts: PromptEncoder, backend: LlmBackend, settings: LlmSettings | None = None, vocabulary: int = 0,
-        longest: int = 0, adapters: Weights = ALONE,
+        longest: int = 0, adapters: Adapters = NONE,
     ) -> None:  # fmt: skip
-        """`settings`: those of the backend. `adapters`: by which it is asked where nothing else is said."""
+        """`settings`: those of the backend. `adapters`: those it may be asked by, and is where nothing else is said."""
         self.prompts, self.backend, self.adapters = prompts, backend, adapters
         self.vocabulary, self.longest = vocabulary, longest
         settings = settings or LlmSettings()
@@ -138,7 +138,7 @@ class Llm:
         return self._begin(given, order, prompts.by(self._chosen(adapters)), deadline, yields)
 
     def _chosen(self, adapters: Weights | None) -> Weights:
-        return self.adapters if adapters is None else adapters
+        return self.adapters.default if adapters is None else adapters
 
     def begin_prompts(
         self, prompts: Sequence[Prompt], deadline: float | None, yields: bool = False, adapters: Weights | None = None
@@ -165,7 +165,7 @@ class Llm:
         texts = (self.prompts.item(row) for row in range(len(self.prompts.catalog)))
         suffix = next((text for text in texts if text), None) or (self.prompts.tokens.yes,)
         prompt = Prompt(tuple(self.prompts.prefix(User())), tuple(suffix))
-        future = self._submit(Prompts.of([prompt]).by(self.adapters), time.monotonic() + seconds)
+        future = self._submit(Prompts.of([prompt]).by(self.adapters.default), time.monotonic() + seconds)
         wait([future], seconds + 1.0)
         if future.cancel() or not future.done():
             return "deadline"
