@@ -30,6 +30,7 @@ from checkpoints import (  # type: ignore[import-not-found]  # a folder of the t
     random_model,
     random_texts,
     save_scratch_tokenizer,
+    save_tiktoken_tokenizer,
 )
 from corella_edge.prompt import Template, Tokens
 from corella_edge_export.llm.from_gguf import GgufModel
@@ -51,18 +52,20 @@ WIDE = {"head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 24}
 # (name, transformers' type, its changes, tokenizer)
 ROWS: tuple[tuple[str, str, Json, str], ...] = (
     ("Llama 2", "llama", {"tie_word_embeddings": False, "num_key_value_heads": 4}, "llama2"),
-    ("Llama 3 (scaled positions)", "llama", {"rope_scaling": LLAMA3, "rope_theta": 500000.0}, "scratch"),
+    ("Llama 3 (scaled positions)", "llama", {"rope_scaling": LLAMA3, "rope_theta": 500000.0}, "tiktoken"),
     ("Llama with biases", "llama", {"attention_bias": True, "mlp_bias": True}, "scratch"),
     ("Llama, linear scaling", "llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "scratch"),
     ("Mistral", "mistral", {}, "llama2"),
     ("SmolLM2", "llama", {"rope_theta": 100000.0}, "smollm2"),
-    ("SmolLM3", "smollm3", {}, "smollm2"),
+    ("SmolLM3", "smollm3", {}, "tiktoken"),
     ("Qwen2.5", "qwen2", {"rope_theta": 1000000.0}, "qwen2.5"),
     ("Qwen2.5, YaRN", "qwen2", {"rope_scaling": YARN}, "scratch"),
     ("Qwen3", "qwen3", {"head_dim": 64}, "qwen2.5"),
     ("Gemma 2", "gemma2", WIDE, "llama2"),
     ("Gemma 3", "gemma3_text", WIDE, "llama2"),
 )
+# Tokenizers that are made here, by how they split: of our own, and with the rules of Llama 3.
+OWN = {"scratch": save_scratch_tokenizer, "tiktoken": save_tiktoken_tokenizer}
 TYPES = ("Q8_0", "Q4_K_M", "Q4_0")
 STORY = "Once upon a time, there was a little"
 ENGLISH = "The capital of France is Paris, and the capital of Italy is"
@@ -102,7 +105,7 @@ def one(work: Path, number: int, row: tuple[str, str, Json, str], texts: Sequenc
     name, kind, changes, tokenizer = row
     folder = work / str(number)
     folder.mkdir()
-    count = save_scratch_tokenizer(folder) if tokenizer == "scratch" else copy_tokenizer(tokenizer, folder)
+    count = OWN[tokenizer](folder) if tokenizer in OWN else copy_tokenizer(tokenizer, folder)
     model = random_model(kind, count, **{**SIZES, "num_key_value_heads": 2, **changes})
     with torch.no_grad():  # logits as large as those of trained models
         for parameter in model.parameters():

@@ -15,6 +15,7 @@ from corella_edge.metrics import (
     Interval,
     Sampled,
     ece,
+    mean,
     quality,
     row_hit,
     row_loss,
@@ -36,14 +37,17 @@ NDCG = f"ndcg@{CUT}"  # where rows are in lists
 class Judge:
     """Metrics of probabilities for float [n] labels and users [n]; the same scores are judged once.
 
-    `requests` [n], if given, says which rows were ranked together: NDCG@10 is then among the metrics.
+    Args:
+        requests: [n], which rows were ranked together: NDCG@10 is then among the metrics.
+        weight: float64 [n], how many rows each stands for; None = one each. A list stands for as many as that of its
+            rows which stands for most: the others are known of every list.
     """
 
     def __init__(
         self, labels: npt.ArrayLike, users: npt.ArrayLike, draws: int = 2000, seed: int = 0,
-        requests: npt.ArrayLike | None = None,
+        requests: npt.ArrayLike | None = None, weight: Floats | None = None,
     ) -> None:  # fmt: skip
-        self.labels = np.asarray(labels)
+        self.labels, self.weight = np.asarray(labels), weight
         self.bootstrap = Bootstrap(users, draws, seed)
         self._lists = None if requests is None else Lists(requests, self.labels)
         self._known: dict[bytes, Figures] = {}
@@ -53,6 +57,10 @@ class Judge:
         """Names of the metrics that a call gives; NDCG only where some list has anything to be ordered."""
         return METRICS if self._lists is None or not self._lists.judged.any() else (*METRICS, NDCG)
 
+    def mean(self, values: Floats) -> float:
+        """Of float64 [n], the rows weighted."""
+        return mean(values, self.weight)
+
     def __call__(self, p: Floats) -> Figures:
         """Every metric of float64 [n]."""
         key = hashlib.blake2b(np.ascontiguousarray(p).tobytes(), digest_size=16).digest()
@@ -61,34 +69,41 @@ class Judge:
         return self._known[key]
 
     def _figures(self, p: Floats) -> Figures:
-        y, bootstrap = self.labels, self.bootstrap
+        y, bootstrap, weight = self.labels, self.bootstrap, self.weight
         found = {
-            "auc": sampled_auc(p, y, bootstrap),
-            "logloss": sampled_mean(row_loss(p, y), bootstrap),
-            "accuracy": sampled_mean(row_hit(p, y), bootstrap),
-            "ece": sampled_ece(p, y, bootstrap),
-            "uauc": sampled_uauc(p, y, bootstrap),
+            "auc": sampled_auc(p, y, bootstrap, weight),
+            "logloss": sampled_mean(row_loss(p, y), bootstrap, weight),
+            "accuracy": sampled_mean(row_hit(p, y), bootstrap, weight),
+            "ece": sampled_ece(p, y, bootstrap, weight=weight),
+            "uauc": sampled_uauc(p, y, bootstrap, weight),
         }
         return found if NDCG not in self.metrics else {**found, NDCG: self._ndcg(p)}
 
     def _ndcg(self, p: Floats) -> Sampled:
         """Over lists, each drawn as often as its user."""
         assert self._lists is not None
-        gains, first = self._lists.ndcg(p), self._lists.first
+        judged = self._lists.judged
+        gains, first, each = self._lists.ndcg(p)[judged], self._lists.first[judged], self._list_weight()
         told = np.zeros((2, len(p)))
-        told[:, first[self._lists.judged]] = np.stack([gains[self._lists.judged], np.ones(self._lists.judged.sum())])
+        told[:, first] = np.stack([gains * each, each])
         sums, counts = (self.bootstrap.totals(values)[:, 0] for values in told)
         with np.errstate(invalid="ignore"):
-            return Sampled(float(gains[self._lists.judged].mean()), sums / counts)
+            return Sampled(mean(gains, each), sums / counts)
+
+    def _list_weight(self) -> Floats:
+        """float64 [judged lists]: how many lists each stands for."""
+        assert self._lists is not None
+        judged = self._lists.judged
+        return np.ones(judged.sum()) if self.weight is None else self._lists.most(self.weight)[judged]
 
     def points(self, p: Floats) -> dict[str, float]:
         """Every metric of float64 [n] without draws."""
-        y = self.labels
-        found = quality(p, y)
-        errors, by_user = ece(p, y), uauc(p, y, self.bootstrap.owner)
+        y, weight = self.labels, self.weight
+        found = quality(p, y, weight)
+        errors, by_user = ece(p, y, weight=weight), uauc(p, y, self.bootstrap.owner, weight)
         plain = {"auc": found.auc, "logloss": found.logloss, "accuracy": found.accuracy, "ece": errors, "uauc": by_user}
         if NDCG in self.metrics and self._lists is not None:
-            plain[NDCG] = float(self._lists.ndcg(p)[self._lists.judged].mean())
+            plain[NDCG] = mean(self._lists.ndcg(p)[self._lists.judged], self._list_weight())
         return plain
 
 

@@ -1,4 +1,8 @@
-"""Quality of probabilities against labels, with bootstrap intervals over users. Numpy only."""
+"""Quality of probabilities against labels, with bootstrap intervals over users. Numpy only.
+
+Rows may weigh differently: `weight` float64 [n] says how many rows each stands for, at least 0; None = one each. A row
+of weight 2 counts as if it were there twice.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,10 @@ EPSILON = 1e-7
 BINS = 15
 
 
-def auc(probability: npt.ArrayLike, label: npt.ArrayLike) -> float:
+def auc(probability: npt.ArrayLike, label: npt.ArrayLike, weight: Floats | None = None) -> float:
     """Area under the ROC curve of float [n] against 0/1 [n]; nan when one class is absent."""
     one_user = np.zeros(len(np.asarray(label)), dtype=np.int64)
-    return float(user_aucs(probability, label, one_user).item()) if len(one_user) else float("nan")
+    return float(user_aucs(probability, label, one_user, weight).item()) if len(one_user) else float("nan")
 
 
 def auc_error(positive: int, negative: int, auc: float = 0.75) -> float:
@@ -57,19 +61,28 @@ class Quality:
     accuracy: float
 
 
-def quality(probability: npt.ArrayLike, label: npt.ArrayLike) -> Quality:
+def quality(probability: npt.ArrayLike, label: npt.ArrayLike, weight: Floats | None = None) -> Quality:
     """The three metrics of float [n] against 0/1 [n]."""
-    loss, hit = row_loss(probability, label), row_hit(probability, label)
-    return Quality(auc(probability, label), float(loss.mean()), float(hit.mean()))
+    loss, hit = (mean(of(probability, label), weight) for of in (row_loss, row_hit))
+    return Quality(auc(probability, label, weight), loss, hit)
 
 
-def mass_bins(probability: npt.ArrayLike, bins: int = BINS) -> Ints:
+def mean(values: Floats, weight: Floats | None = None) -> float:
+    """Of float64 [n]; nan where all rows weigh nothing."""
+    return float(values.mean() if weight is None else _ratio(weight @ values, weight.sum()))
+
+
+def mass_bins(probability: npt.ArrayLike, bins: int = BINS, weight: Floats | None = None) -> Ints:
     """The equal-mass bin of each row, int64 [n] below `bins`; equal scores share a bin, so some may stay empty."""
     p = np.asarray(probability, dtype=np.float64)
     if not len(p):
         return np.zeros(0, dtype=np.int64)
-    edges = np.sort(p)[np.arange(1, bins) * len(p) // bins]
-    return np.searchsorted(edges, p, side="right").astype(np.int64)
+    places = np.arange(1, bins) * len(p) // bins
+    order = np.argsort(p, kind="stable")
+    if weight is not None:
+        mass = np.cumsum(weight[order])
+        places = np.searchsorted(mass, np.arange(1, bins) * mass[-1] / bins, side="right").clip(max=len(p) - 1)
+    return np.searchsorted(p[order][places], p, side="right").astype(np.int64)
 
 
 def calibration_curve(
@@ -83,38 +96,43 @@ def calibration_curve(
     return _ratio(scores, rows), _ratio(positives, rows), rows
 
 
-def ece(probability: npt.ArrayLike, label: npt.ArrayLike, bins: int = BINS) -> float:
+def ece(probability: npt.ArrayLike, label: npt.ArrayLike, bins: int = BINS, weight: Floats | None = None) -> float:
     """Expected calibration error: |mean score - share of positives| of the bins, weighted by their rows."""
     excess = np.asarray(probability, dtype=np.float64) - np.asarray(label, dtype=np.float64)
-    sums = np.bincount(mass_bins(probability, bins), weights=excess, minlength=bins)
-    return float(np.abs(sums).sum() / len(excess)) if len(excess) else float("nan")
+    each = np.ones(len(excess)) if weight is None else weight
+    sums = np.bincount(mass_bins(probability, bins, weight), weights=excess * each, minlength=bins)
+    return float(_ratio(np.abs(sums).sum(), each.sum()))
 
 
-def uauc(probability: npt.ArrayLike, label: npt.ArrayLike, users: npt.ArrayLike) -> float:
+def uauc(probability: npt.ArrayLike, label: npt.ArrayLike, users: npt.ArrayLike, weight: Floats | None = None) -> float:
     """Plain mean of the AUCs of users who have both classes; nan if no user has."""
-    found = user_aucs(probability, label, _owners(users))
+    found = user_aucs(probability, label, _owners(users), weight)
     known = found[~np.isnan(found)]
     return float(known.mean()) if len(known) else float("nan")
 
 
-def user_aucs(probability: npt.ArrayLike, label: npt.ArrayLike, owner: Ints) -> Floats:
+def user_aucs(probability: npt.ArrayLike, label: npt.ArrayLike, owner: Ints, weight: Floats | None = None) -> Floats:
     """AUC of each user, float64 [users], nan without both classes; `owner` int64 [n] numbers users from 0."""
     p, y = np.asarray(probability, dtype=np.float64), np.asarray(label) > 0
     order = np.lexsort((p, owner))
-    rows = np.bincount(owner)
-    positives = np.bincount(owner[y], minlength=len(rows))
-    first = (np.cumsum(rows) - rows)[owner[order]]
-    ranks = _mean_ranks(p[order], owner[order]) - first
-    sums = np.bincount(owner[order], weights=np.where(y[order], ranks, 0.0), minlength=len(rows))
-    return _ratio(sums - positives * (positives + 1) / 2, positives * (rows - positives))
+    p, y, of = p[order], y[order], owner[order]
+    each = np.ones(len(p)) if weight is None else weight[order]
+    negative, number = np.where(y, 0.0, each), int(owner.max(initial=-1)) + 1
+    beaten = np.where(y, each * _beaten(p, of, negative), 0.0)
+    won, mass, rest = (np.bincount(of, weights=v, minlength=number) for v in (beaten, each - negative, negative))
+    return _ratio(won, mass * rest)
 
 
-def _mean_ranks(p: Floats, owner: Ints) -> Floats:
-    """Places from 1 of sorted rows, float64 [n]; rows of one user with equal scores share their mean place."""
-    new = np.r_[True, (p[1:] != p[:-1]) | (owner[1:] != owner[:-1])] if len(p) else np.zeros(0, dtype=bool)
-    starts = np.flatnonzero(new)
-    size = np.diff(np.r_[starts, len(p)])
-    return np.repeat(starts + (size + 1) / 2, size)
+def _beaten(p: Floats, owner: Ints, negative: Floats) -> Floats:
+    """Of rows sorted by user and score: what the user's negative rows below each weigh, and half of those of its own
+    score, float64 [n]. Whole weights give exact sums."""
+    before = np.cumsum(negative) - negative
+    new_user = np.r_[True, owner[1:] != owner[:-1]] if len(p) else np.zeros(0, dtype=bool)
+    starts = new_user | np.r_[True, p[1:] != p[:-1]] if len(p) else new_user
+    level, user = np.cumsum(starts) - 1, np.cumsum(new_user) - 1
+    tied = np.bincount(level, weights=negative) if len(p) else negative
+    below: Floats = before[starts][level] - before[new_user][user] + 0.5 * tied[level]
+    return below
 
 
 def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> Floats:
@@ -227,35 +245,66 @@ class UserPairs:
         return float(twice / (2 * pairs)) if pairs else float("nan")
 
 
-def sampled_auc(probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap) -> Sampled:
+class WeightedPairs:
+    """AUC of rows that stand for several, in one pass over rows that were sorted once: each pair weighs the product of
+    both weights."""
+
+    def __init__(self, probability: npt.ArrayLike, label: npt.ArrayLike, owner: Ints, weight: Floats) -> None:
+        p = np.asarray(probability, dtype=np.float64)
+        order = np.argsort(p, kind="stable")
+        order = order[weight[order] > 0]
+        ranked, self._owner, self._weight = p[order], owner[order], weight[order]
+        self._positive = np.asarray(label)[order] > 0
+        self._below, self._within = (np.searchsorted(ranked, ranked, side=side) for side in ("left", "right"))
+
+    def auc(self, weight: Floats) -> float:
+        """Each row's weight multiplied by its user's, float64 [users]; nan when one class is absent."""
+        each = self._weight * weight[self._owner]
+        negative = np.concatenate([[0.0], np.cumsum(np.where(self._positive, 0.0, each))])
+        own = np.where(self._positive, each, 0.0)
+        won = own @ (0.5 * (negative[self._below] + negative[self._within]))
+        pairs = own.sum() * negative[-1]
+        return float(won / pairs) if pairs else float("nan")
+
+
+def sampled_auc(
+    probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap, weight: Floats | None = None
+) -> Sampled:
     """AUC under every draw of users."""
-    pairs = UserPairs(probability, label, bootstrap.owner)
+    rows = probability, label, bootstrap.owner
+    pairs = UserPairs(*rows) if weight is None else WeightedPairs(*rows, weight)
     draws = np.asarray([pairs.auc(w) for block in bootstrap.weights() for w in block])
     return Sampled(pairs.auc(np.ones(bootstrap.users)), draws)
 
 
-def sampled_mean(values: npt.ArrayLike, bootstrap: Bootstrap) -> Sampled:
+def sampled_mean(values: npt.ArrayLike, bootstrap: Bootstrap, weight: Floats | None = None) -> Sampled:
     """The mean of row values (such as `row_loss`, `row_hit`) under every draw of users."""
     v = np.asarray(values, dtype=np.float64)
-    rows = bootstrap.totals(np.ones(len(v)))
-    return Sampled(float(v.mean()), _ratio(bootstrap.totals(v), rows)[:, 0])
+    each = np.ones(len(v)) if weight is None else weight
+    return Sampled(mean(v, weight), _ratio(bootstrap.totals(each * v), bootstrap.totals(each))[:, 0])
 
 
-def sampled_ece(probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap, bins: int = BINS) -> Sampled:
+def sampled_ece(
+    probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap, bins: int = BINS,
+    weight: Floats | None = None,
+) -> Sampled:  # fmt: skip
     """ECE under every draw of users.
 
     Rows keep the bins of all rows: a draw only reweighs them, so its bins hold about equal mass. Absolute values
     make noise count as error, so draws lie above the value as a rule, and its interval may not hold it.
     """
     excess = np.asarray(probability, dtype=np.float64) - np.asarray(label, dtype=np.float64)
-    sums = bootstrap.totals(excess, mass_bins(probability, bins), bins)
-    rows = bootstrap.totals(np.ones(len(excess)))[:, 0]
-    return Sampled(ece(probability, label, bins), _ratio(np.abs(sums).sum(axis=1), rows))
+    each = np.ones(len(excess)) if weight is None else weight
+    sums = bootstrap.totals(each * excess, mass_bins(probability, bins, weight), bins)
+    mass = bootstrap.totals(each)[:, 0]
+    return Sampled(ece(probability, label, bins, weight), _ratio(np.abs(sums).sum(axis=1), mass))
 
 
-def sampled_uauc(probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap) -> Sampled:
+def sampled_uauc(
+    probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap, weight: Floats | None = None
+) -> Sampled:
     """UAUC under every draw of users; a user drawn twice counts twice."""
-    found = user_aucs(probability, label, bootstrap.owner)
+    found = user_aucs(probability, label, bootstrap.owner, weight)
     known = ~np.isnan(found)
     sums = np.stack([np.where(known, found, 0.0), known], axis=1)
     totals = np.concatenate([block @ sums for block in bootstrap.weights()])

@@ -91,6 +91,12 @@ class Lists:
         self._positives = np.bincount(self._list[self._relevant], minlength=len(self._rows))
         self.judged = (self._positives > 0) & (self._positives < self._rows)
 
+    def most(self, weight: Floats) -> Floats:
+        """float64 [lists]: the largest of each list's rows, of float64 [n]."""
+        found = np.zeros(len(self.first))
+        np.maximum.at(found, self._list, weight)
+        return found
+
     def ndcg(self, scores: npt.ArrayLike, k: int = CUT) -> Floats:
         """NDCG@k of each list by float [n], float64 [lists]; nan for a list that is not judged.
 

@@ -26,6 +26,7 @@ import llm_page
 import own_tables_page
 import picture
 import reached_page
+import routing_page
 import serving_page
 import study_page
 import tree_page
@@ -47,8 +48,10 @@ def pages() -> dict[Path, str]:
     }  # fmt: skip
     results = {
         "study": reached_page.study(study), "session": reached_page.session(session), "demo": reached_page.demo(demo),
-        "base-models": base_models_page.lines(RESULTS, PUBLISHED), "language": language_page.lines(RESULTS),
+        "base-models": base_models_page.lines(RESULTS, PUBLISHED),
+        "language-pays": language_page.pays(RESULTS), "language": language_page.lines(RESULTS),
         "own-tables": own_tables_page.lines(RESULTS, PUBLISHED), "serving": serving_page.lines(RESULTS),
+        "policy-checks": routing_page.lines(RESULTS),
         **llm_page.parts(RESULTS),
     }  # fmt: skip
     return {

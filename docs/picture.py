@@ -1,4 +1,4 @@
-"""docs/quality.svg, the README's picture: what the routed share costs with two LLMs, and what it gains."""
+"""docs/quality.svg, the README's picture: what the routed share costs with two LLMs, and what it gains with one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAID = ("Left: percentiles of a request's latency against the share of candidate
 def svg(results: Path) -> str:
     """Two panels from kept reports below the folder; the same reports give the same text."""
     found = [read(_folder(results, name)) for name in REPORTS]
-    return curves.beside([latency(found), curves.quality(found[0], "auc")], _title(found), SAID)
+    return curves.beside([latency(found), curves.quality(found[0], "auc", without=("oracle",))], _title(found), SAID)
 
 
 def _folder(results: Path, name: str) -> Path:
@@ -32,7 +32,9 @@ def _folder(results: Path, name: str) -> Path:
 
 def _title(found: list[Result]) -> str:
     states = " / ".join(dict.fromkeys(shown.state(one)[1] for one in found))
-    models = "; ".join(f"{_size(one)}: {one.bundle.label}" for one in found)
+    names = [one.bundle.label for one in found]
+    names[0] += " (on the right its AUC)"
+    models = "; ".join(f"{_size(one)}: {name}" for one, name in zip(found, names, strict=True))
     box = found[0].machine
     return f"{states}, {box.cpu}, {box.cores} cores. LLMs by parameters: {models}"
 
@@ -45,10 +47,10 @@ def latency(found: list[Result]) -> str:
     """Percentiles of each report's new users, those that its requests support at every share."""
     lines = [line for result, colour in zip(found, (BLUE, VERMILION), strict=True)
              for name in LOOKS if (line := _line(result, name, colour)) is not None]  # fmt: skip
-    ends = [end for line in lines for end in (*line.y, *line.low, *line.high)]
+    ends = [end for line in lines for end in line.y]
     ticks = [(share, f"{100 * share:g}") for share in SHARES]
     frame = Frame(Axis(0.0, 1.0, ticks, "share of the candidates asked about, %", math.sqrt),
-                  charts.logarithmic(min(ends), max(ends), "milliseconds a request (log)"), right=92)  # fmt: skip
+                  charts.logarithmic(min(ends), max(ends), "milliseconds a request (log)"), right=102)  # fmt: skip
     words = "; ".join(f"{line.name} from {shown.digits(line.y[0])} to {shown.digits(line.y[-1])} ms" for line in lines)
     title = f"Latency, {found[0].settings.candidates} candidates, new users"
     return charts.chart(frame, lines, title, f"{title}: {words}.")
@@ -58,10 +60,8 @@ def _line(result: Result, name: str, colour: str) -> Line | None:
     points = [point for point in shown.headline(result) if point.ratio is not None]
     if not all(name in point.latency.supported for point in points):
         return None
-    figures = [shown.spread(point, name) for point in points]
-    values = [figure.value or 0.0 for figure in figures]
-    return Line(f"{_size(result)}, {name}", colour, [_ratio(point) for point in points], values, *LOOKS[name],
-                [figure.low or 0.0 for figure in figures], [figure.high or 0.0 for figure in figures])  # fmt: skip
+    values = [getattr(point.latency, name).value or 0.0 for point in points]
+    return Line(f"{_size(result)}, {name}", colour, [_ratio(point) for point in points], values, *LOOKS[name])
 
 
 def _ratio(point: Point) -> float:

@@ -289,6 +289,8 @@ def test_each_heavy_dependency_is_known_in_one_place() -> None:
     assert importers("corella_edge_export", "onnxruntime", "llama_cpp") == set()
     assert importers("corella_edge", "onnxruntime", "llama_cpp", *HEAVY) == set()
     assert importers("corella_edge", "minisign") == {"bundle/signature.py"}
+    assert importers("corella_edge_export", "huggingface_hub") == {"llm/hub.py"}
+    assert importers("corella_edge_runtime", "huggingface_hub") | importers("corella_edge", "huggingface_hub") == set()
     assert importers("corella_edge_runtime", "minisign") | importers("corella_edge_export", "minisign") == set()
 
 

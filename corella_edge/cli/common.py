@@ -60,6 +60,21 @@ def note_precision(recipe: Recipe) -> None:
         talk.note(found)
 
 
+def with_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
+    """The recipe with its checkpoint in `folder`, where that is given; else fetched, where a hub id names it.
+
+    Raises:
+        InputError: a recipe that trains from scratch, or a hub that cannot be reached.
+    """
+    from corella_edge_export.llm import hub
+    from corella_edge_export.recipe import at_checkpoint
+
+    path = recipe.llm.path
+    if folder is None and path.startswith(hub.PREFIX):
+        folder = hub.at_hand(hub.parse(path), talk.say)
+    return at_checkpoint(recipe, folder)
+
+
 json_option = click.option("--json", is_flag=True, help="One JSON object instead of text.")
 
 

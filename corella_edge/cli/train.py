@@ -16,6 +16,7 @@ from corella_edge.cli.common import (
     note_precision,
     recipe_argument,
     reuse_option,
+    with_checkpoint,
 )
 
 if TYPE_CHECKING:
@@ -42,13 +43,12 @@ def train(
 
     from corella_edge_export.data.prepared import PreparedData
     from corella_edge_export.generic.recipe import explained
-    from corella_edge_export.recipe import at_checkpoint
     from corella_edge_export.report import report_if_possible
     from corella_edge_export.training import stages
 
     prepared = PreparedData.open(data)
     found, why = explained(recipe, prepared)
-    chosen = at_checkpoint(found, checkpoint)
+    chosen = with_checkpoint(found, checkpoint)
     chosen = chosen if seed is None else replace(chosen, seed=seed)
     if stages.joined().is_main_process and not talk.quiet():
         if reason := why.get(("crm", "kind")):

@@ -113,7 +113,9 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
                   "users_in_both": len(np.intersect1d(parts.fit.user, parts.held.user))},
         "measure": wanted.measure.to_json(), "fusion": wanted.fusion.to_json(),
         "wanted": wanted.share, "knee": bend, "share": share,
-        "power": {"smallest": power.smallest, "wanted": power.wanted, "needed": power.needed, "told": str(power)},
+        "power": {"smallest": power.smallest, "wanted": power.wanted, "needed": power.needed,
+                  "positive_users": power.positive, "negative_users": power.negative, "told": str(power)},
+        "weights": _weights(held),
         **_judged(fit, held, threshold, wanted), "by_llm": by_llm,
         "promise": told or None, "reach": None if reach is None else reach.to_json(),
         "top": in_report(parts.held, held.values, wanted.fusion, _thresholds(fit, wanted), reach, wanted.cost,
@@ -204,11 +206,10 @@ def _enough(held: HeldOut, threshold: float, gain: float, rule: Fusion) -> Enoug
     chosen = held.chosen(threshold)
     if not chosen.any():  # what the LLM alone gains is all there is to see
         chosen = held.chosen(-math.inf)
-    if unheard(held.judged, rule) or np.array_equal(held.answer(chosen), held.alone):  # there is nothing to be shown
-        rows, users = len(held.judged), len(np.unique(held.judged.user))
-        return Enough(rows, users, 0.0, gain, rows, users)
-    figures, crm = held.judge(held.answer(chosen))["auc"], held.judge(held.alone)["auc"]
-    difference = Sampled(figures.value - crm.value, figures.draws - crm.draws)
+    difference = None
+    if not unheard(held.judged, rule) and not np.array_equal(held.answer(chosen), held.alone):
+        figures, crm = held.judge(held.answer(chosen))["auc"], held.judge(held.alone)["auc"]
+        difference = Sampled(figures.value - crm.value, figures.draws - crm.draws)
     found = enough(held.judged, difference, gain)
     if not found.holds:
         raise InputError(f"too few rows: {found}; {found.advice}")
@@ -225,16 +226,23 @@ def _judged(fit: HeldOut, held: HeldOut, threshold: float, wanted: Wanted) -> Js
     thresholds = _thresholds(fit, wanted)
     known, crm = held.judged.known, held.judged.crm
     bootstrap, values = held.judge.bootstrap, held.judged_values
+    worths = {"gain": np.where(known, held.helped, 0.0), "errors": row_loss(crm, held.judged.label)}
     return {
         "models": {"crm": shown(held.judge(crm)), "llm": shown(held.judge(np.where(known, held.judged.llm, crm)))},
         "curve": curve(held, thresholds, wanted.cost),
         "policy": point(held, threshold, wanted.cost),
         "apgr": won(held, [*thresholds.values()]),
-        "order": {
-            "gain": order(values, np.where(known, held.helped, 0.0), bootstrap).to_json(),
-            "errors": order(values, row_loss(crm, held.judged.label), bootstrap).to_json(),
-        },
+        "order": {name: order(values, worth, bootstrap, weight=held.weight).to_json()
+                  for name, worth in worths.items()},
     }  # fmt: skip
+
+
+def _weights(held: HeldOut) -> Json | None:
+    """How unequally the judged rows count; None where they count alike."""
+    each = held.weight
+    if each is None:
+        return None
+    return {"rows": len(each), "largest": float(each.max()), "effective": float(each.sum() ** 2 / (each @ each))}
 
 
 def _doubts(wanted: Wanted, bend: float | None, rows: LabelledRows, by_llm: Json | None) -> list[str]:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from corella_edge.judge import Figures, Json, Judge, gains, interval, number, shown
 from corella_edge.metrics import Bootstrap, Sampled, auc, row_loss, sampled_mean
 from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.labelled import Floats, LabelledRows, Mask
-from corella_edge.routing.parts import usable
+from corella_edge.routing.parts import unequal, usable, whole_requests
 
 RANDOM_DRAWS = 5
 FINE = tuple(np.linspace(0.0, 1.0, 51).tolist())  # shares among which the knee is looked for
@@ -44,8 +45,12 @@ def cut(values: Floats, share: float) -> float:
 class HeldOut:
     """Rows of known outcome, with the measure that orders them and what is answered if they are routed.
 
+    Figures of quality are over the `usable` rows, each of which counts by the inverse of its propensity:
+    self-normalised inverse propensity weights (Swaminathan & Joachims 2015, NeurIPS, section 3), the same for every
+    share, so that gains are paired. Shares and work are of all rows, as the measure is known of each.
+
     Attributes:
-        rows: all of them; figures of quality are over the `usable` ones.
+        rows: all of them.
         values: the measure, float64 [n].
         rule: how both models' scores of a routed row become one.
     """
@@ -66,9 +71,17 @@ class HeldOut:
         return self.values[usable(self.rows)]
 
     @cached_property
+    def weight(self) -> Floats | None:
+        """float64 [m]: how many rows each judged one stands for; None = all for as many."""
+        return unequal(self.judged)
+
+    @cached_property
     def judge(self) -> Judge:
+        """Requests of which only a part is judged are no lists: each such row is one for itself."""
         rows = self.judged
-        return Judge(rows.label, rows.user, self.draws, self.seed, rows.request)
+        whole = whole_requests(self.rows)[usable(self.rows)]
+        lists = np.where(whole, np.unique(rows.request, return_inverse=True)[1], -1 - np.arange(len(rows)))
+        return Judge(rows.label, rows.user, self.draws, self.seed, lists, self.weight)
 
     @cached_property
     def users(self) -> Bootstrap:
@@ -99,6 +112,10 @@ class HeldOut:
         """float64 [m]: probabilities if these are routed."""
         return np.where(chosen, self.routed, self.alone)
 
+    def mass(self, chosen: Mask) -> float:
+        """How many rows the chosen ones, bool [m], stand for."""
+        return float(chosen.sum() if self.weight is None else self.weight[chosen].sum())
+
     def share(self, threshold: float) -> Sampled:
         """The share of all rows at or above the threshold."""
         return sampled_mean((self.values >= threshold).astype(np.float64), self.users)
@@ -119,7 +136,8 @@ def point(held: HeldOut, threshold: float, cost: Cost | None = None) -> Json:
     chosen = held.chosen(threshold)
     figures, crm = held.judge(held.answer(chosen)), held.judge(held.alone)
     asked, touched = held.work(threshold)
-    best = held.judge.points(held.answer(oracle(held, int(chosen.sum()))))
+    mass = held.mass(chosen)
+    best = held.judge.points(held.answer(oracle(held, mass)))
     return {
         "threshold": number(threshold) if threshold > -math.inf else float(held.values.min()),
         "share": interval(held.share(threshold).interval()),
@@ -129,34 +147,38 @@ def point(held: HeldOut, threshold: float, cost: Cost | None = None) -> Json:
         "llm_ms": None if cost is None else cost(asked, touched),
         **shown(figures),
         "over_crm": gains(figures, crm),
-        "random": at_random(held, int(chosen.sum())),
+        "random": at_random(held, mass),
         "oracle": {name: number(value) for name, value in best.items()},
     }  # fmt: skip
 
 
-def at_random(held: HeldOut, count: int) -> dict[str, float | None]:
-    """Every metric if as many answerable rows are asked about at random: the mean over several choices."""
+def at_random(held: HeldOut, mass: float) -> dict[str, float | None]:
+    """Every metric if answerable rows that stand for so many are asked about at random: the mean over several
+    choices."""
     rng, answerable = np.random.default_rng(held.seed), np.flatnonzero(held.judged.known)
     found = []
-    for _ in range(1 if count in (0, len(answerable)) else RANDOM_DRAWS):
-        chosen = np.zeros(len(held.judged), dtype=bool)
-        chosen[rng.permutation(answerable)[:count]] = True
-        found.append(held.judge.points(held.answer(chosen)))
+    for _ in range(1 if mass in (0.0, held.mass(held.judged.known)) else RANDOM_DRAWS):
+        found.append(held.judge.points(held.answer(_first(held, rng.permutation(answerable), mass))))
     return {name: number(float(np.mean([one[name] for one in found]))) for name in found[0]}
 
 
-def oracle(held: HeldOut, count: int) -> Mask:
-    """bool [m]: the rows whose log-loss falls most by asking, labels known."""
-    return highest(held, held.helped, count)
+def oracle(held: HeldOut, mass: float) -> Mask:
+    """bool [m]: of rows that stand for so many, those whose log-loss falls most by asking, labels known."""
+    return highest(held, held.helped, mass)
 
 
-def highest(held: HeldOut, values: Floats, count: int) -> Mask:
-    """bool [m]: of the judged rows with an answer of the LLM so many, those of the highest values float64 [m]; of equal
-    ones those drawn."""
-    chosen = np.zeros(len(held.judged), dtype=bool)
+def highest(held: HeldOut, values: Floats, mass: float) -> Mask:
+    """bool [m]: of the judged rows with an answer of the LLM those of the highest values float64 [m], that stand for so
+    many; of equal ones those drawn."""
     draw = np.random.default_rng(held.seed).random(len(values))
-    order = np.lexsort((draw, np.where(held.judged.known, -values, np.inf)))
-    chosen[order[:count]] = True
+    return _first(held, np.lexsort((draw, np.where(held.judged.known, -values, np.inf))), mass)
+
+
+def _first(held: HeldOut, order: npt.NDArray[np.int64], mass: float) -> Mask:
+    """bool [m]: of the judged rows at these places the first, which stand for so many, exact to half a row."""
+    chosen = np.zeros(len(held.judged), dtype=bool)
+    each = np.ones(len(order)) if held.weight is None else held.weight[order]
+    chosen[order[: np.searchsorted(np.cumsum(each) - each / 2, mass)]] = True
     return chosen
 
 
@@ -173,7 +195,7 @@ def won(held: HeldOut, thresholds: Sequence[float]) -> Json:
     model, there is no such area: null, with the reason.
     """
     chosen = [held.chosen(threshold) for threshold in thresholds]
-    shares = np.array([mask.mean() for mask in chosen])
+    shares = np.array([held.judge.mean(mask.astype(np.float64)) for mask in chosen])
     figures = [held.judge(held.answer(mask)) for mask in chosen]
     return {metric: _area(metric, shares / max(shares[-1], 1e-12), figures) for metric in held.judge.metrics}
 
@@ -200,7 +222,8 @@ def knee(held: HeldOut, shares: Sequence[float] = FINE) -> float | None:
     Where the gain in AUC over the share is highest above the straight line from nothing to the best share (Satopää et
     al. 2011, Kneedle, for a concave curve). It is a choice, so it is made on rows that are not reported on.
     """
-    gain = np.array([auc(held.answer(held.chosen(cut(held.values, share))), held.judged.label) for share in shares])
+    asked = [held.chosen(cut(held.values, share)) for share in shares]
+    gain = np.array([auc(held.answer(mask), held.judged.label, held.weight) for mask in asked])
     gain -= gain[0]
     best = int(np.nanargmax(gain)) if np.isfinite(gain).any() else 0
     if best == 0 or not gain[best] > 0.0:

@@ -21,7 +21,7 @@ from corella_edge.routing.decision import Reach, Weighting, exact, to_ask
 from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import Floats
-from corella_edge.routing.parts import usable
+from corella_edge.routing.parts import unequal, whole_requests
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -203,15 +203,15 @@ def in_report(
 
 
 def _some(rows: LabelledRows) -> Mask | None:
-    """bool [n]: the rows of some requests; None where the order of no request makes a difference.
+    """bool [n]: the rows of some requests; None where the order of no request makes a difference, or where requests do
+    not stand for equally many.
 
     Requests with an answer that is missing by chance are left out: asking about it would seem to bring nothing.
     """
     _, request, sizes = np.unique(rows.request, return_inverse=True, return_counts=True)
-    positives = np.bincount(request, weights=rows.label)
-    missing = np.bincount(request, weights=~usable(rows))
-    useful = np.flatnonzero((positives > 0) & (positives < sizes) & (missing == 0))
-    if not len(useful):
+    positives, whole = (np.bincount(request, weights=v) for v in (rows.label, whole_requests(rows)))
+    useful = np.flatnonzero((positives > 0) & (positives < sizes) & (whole == sizes))
+    if not len(useful) or unequal(rows.take(np.isin(request, useful) & rows.known)) is not None:
         return None
     chosen = np.zeros(len(sizes), np.bool_)
     chosen[np.random.default_rng(0).permutation(useful)[:MOST_LISTS]] = True

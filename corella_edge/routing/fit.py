@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge.metrics import ece, quality, row_loss
+from corella_edge.metrics import ece, quality
 from corella_edge.routing import gate_fit
 from corella_edge.routing.fit_maps import fit_maps
 from corella_edge.routing.fusion import RULES, Beside, Fusion, fuse
@@ -67,9 +67,8 @@ def choose(rows: LabelledRows, policy: Policy, held: LabelledRows | None = None)
     tried = _predictions(rows, policy, held) if able else plain
     stands = standing(judged, policy)
     table: list[dict[str, Any]] = [
-        {"rule": rule, "maps": kind, **figures(p, judged, chosen),
-         "logloss": float(np.average(row_loss(p, judged.label), weights=stands))} for rule, kind, p in tried
-    ]  # fmt: skip
+        {"rule": rule, "maps": kind, **figures(p, judged, chosen, stands)} for rule, kind, p in tried
+    ]
     best = min(range(len(table)), key=lambda place: table[place]["logloss"])
     for place, row in enumerate(table):
         row["chosen"] = place == best
@@ -179,13 +178,19 @@ def _parts(rows: LabelledRows, held: LabelledRows | None) -> Iterator[tuple[Labe
             yield (rows.take(~at) if (~at).any() else rows), rows.take(at), at
 
 
-def figures(p: Floats, rows: LabelledRows, chosen: Mask) -> dict[str, float | None]:
+def figures(p: Floats, rows: LabelledRows, chosen: Mask, stands: Floats) -> dict[str, float | None]:
     """Quality of final probabilities float64 [n]: of all rows, and calibration of those that the LLM decides bool [n]
-    and of the others; None where there are no rows of both classes."""
-    found, alone = quality(p, rows.label), ~chosen
+    and of the others; None where there are no rows of both classes.
+
+    `stands`: float64 [n], how many rows each stands for.
+    """
+    weight = None if stands.min() == stands.max() else stands
+    found = quality(p, rows.label, weight)
+    parts = {name: ece(p[of], rows.label[of], weight=stands[of]) for name, of in (("llm", chosen), ("alone", ~chosen))}
     return {
-        "logloss": found.logloss, "auc": _number(found.auc), "accuracy": found.accuracy, "ece": ece(p, rows.label),
-        "ece_llm": _number(ece(p[chosen], rows.label[chosen])), "ece_alone": _number(ece(p[alone], rows.label[alone])),
+        "logloss": found.logloss, "auc": _number(found.auc), "accuracy": found.accuracy,
+        "ece": ece(p, rows.label, weight=weight),
+        "ece_llm": _number(parts["llm"]), "ece_alone": _number(parts["alone"]),
     }  # fmt: skip
 
 

@@ -212,20 +212,20 @@ def judged(
 ) -> tuple[tuple[Versus, ...], Interval]:
     """The gate against the entropy on rows that it was not fitted on: at each share, and over all shares together."""
     bootstrap = Bootstrap(rows.user, draws, int(rng.integers(2**31)))
-    draw, benefit = rng.random(len(rows.p)), rows.benefit * rows.each
+    draw, benefit = rng.random(len(rows.p)), rows.benefit
     values, doubt = gate(rows.p, rows.inputs), entropy(rows.p)
     found, both = [], []
     for share in shares:
         chosen, usual = (first(one, share, draw, rows.weight) for one in (values, doubt))
-        ours, theirs = (sampled_mean(benefit * mask, bootstrap) for mask in (chosen, usual))
+        ours, theirs = (sampled_mean(benefit * mask, bootstrap, rows.weight) for mask in (chosen, usual))
         auc = _auc(rows, chosen, bootstrap).gain(_auc(rows, usual, bootstrap))
         found.append(Versus(share, ours.interval(), theirs.interval(), ours.gain(theirs), auc))
         both.append(benefit * (chosen.astype(np.float64) - usual))
-    return tuple(found), sampled_mean(np.mean(both, axis=0), bootstrap).interval()
+    return tuple(found), sampled_mean(np.mean(both, axis=0), bootstrap, rows.weight).interval()
 
 
 def _auc(rows: Asked, chosen: Mask, bootstrap: Bootstrap) -> Sampled:
-    return sampled_auc(np.where(chosen, rows.after, rows.before), rows.label, bootstrap)
+    return sampled_auc(np.where(chosen, rows.after, rows.before), rows.label, bootstrap, rows.weight)
 
 
 def usable(inputs: Inputs) -> tuple[str, ...]:

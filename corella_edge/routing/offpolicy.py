@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge.metrics import Bootstrap, Interval, Sampled, mass_bins, row_hit, row_loss
+from corella_edge.metrics import Bootstrap, Interval, Sampled, mass_bins, row_hit, row_loss, sampled_auc
 from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.labelled import CLIP, LabelledRows
 from corella_edge.routing.measure import NEVER, is_routed
@@ -192,29 +192,4 @@ def weighted_auc(p: Floats, label: Floats, found: Evidence, bootstrap: Bootstrap
     weight = np.where(found.wanted, found.weight, 0.0)
     mass, number = float(weight.sum()), float(found.wanted.sum())
     weight = np.where(found.wanted, weight * (number / mass if mass else 0.0), 1.0)
-    kept = weight > 0
-    pairs = _Pairs(p[kept], label[kept], weight[kept])
-    owner = bootstrap.owner[kept]
-    draws = np.array([pairs.auc(users[owner]) for block in bootstrap.weights() for users in block])
-    return Sampled(pairs.auc(np.ones(int(kept.sum()))), draws)
-
-
-class _Pairs:
-    """Rows sorted once; an AUC under other weights is then two sums."""
-
-    def __init__(self, p: Floats, label: Floats, weight: Floats) -> None:
-        self._order = np.argsort(p, kind="stable")
-        ranked = p[self._order]
-        self._weight = weight[self._order]
-        self._positive = label[self._order] > 0
-        self._below = np.searchsorted(ranked, ranked, side="left")
-        self._within = np.searchsorted(ranked, ranked, side="right")
-
-    def auc(self, times: Floats) -> float:
-        """Each row's weight multiplied by float64 [n]; nan when one class is absent."""
-        weight = self._weight * times[self._order]
-        negative = np.concatenate([[0.0], np.cumsum(np.where(self._positive, 0.0, weight))])
-        own = np.where(self._positive, weight, 0.0)
-        won = own @ (0.5 * (negative[self._below] + negative[self._within]))
-        pairs = own.sum() * negative[-1]
-        return float(won / pairs) if pairs else float("nan")
+    return sampled_auc(p, label, bootstrap, weight)

@@ -54,21 +54,25 @@ class Order:
                 "deciles": parts}  # fmt: skip
 
 
-def order(values: Floats, worth: Floats, bootstrap: Bootstrap, bins: int = BINS) -> Order:
+def order(values: Floats, worth: Floats, bootstrap: Bootstrap, bins: int = BINS, weight: Floats | None = None) -> Order:
     """Means of `worth` float64 [n] (larger = rather ask) by equal-mass part of the measure `values` float64 [n].
 
     Rows of equal measure stay together, so there may be fewer parts than `bins`. The draws are over users.
+
+    Args:
+        weight: float64 [n], how many rows each stands for; None = one each.
     """
-    number_of = np.unique(mass_bins(values, bins), return_inverse=True)[1].astype(np.int64)
+    each = np.ones(len(worth)) if weight is None else weight
+    number_of = np.unique(mass_bins(values, bins, weight), return_inverse=True)[1].astype(np.int64)
     count = int(number_of.max()) + 1
     rows = np.bincount(number_of, minlength=count)
     low, high = np.full(count, np.inf), np.full(count, -np.inf)
     np.minimum.at(low, number_of, values)
     np.maximum.at(high, number_of, values)
-    sums = bootstrap.totals(worth, number_of, count)
-    masses = bootstrap.totals(np.ones(len(worth)), number_of, count)
+    sums, masses = (bootstrap.totals(v, number_of, count) for v in (each * worth, each))
     draws = np.divide(sums, masses, out=np.full_like(sums, np.nan), where=masses > 0)
-    means = np.bincount(number_of, weights=worth, minlength=count) / rows
+    total, mass = (np.bincount(number_of, weights=v, minlength=count) for v in (each * worth, each))
+    means = total / mass
     sampled = tuple(Sampled(float(mean), draws[:, place]) for place, mean in enumerate(means))
     return Order(low, high, rows, sampled, _trend(sampled, count), _falls(sampled))
 

@@ -41,8 +41,9 @@ class LoggedRows:
 
     @property
     def mute(self) -> Mask:
-        """bool [n]: where no policy gets an answer, as of an item without a title."""
-        return np.isin(self.reason.astype(str), NEVER_ASKED)
+        """bool [n]: where no policy gets an answer: the log gives the reason, or the item has no words to ask about."""
+        told, text = np.isin(self.reason.astype(str), NEVER_ASKED), self.rows.inputs.get("text")
+        return told if text is None else told | ((text == 0.0) & ~self.rows.known)
 
     def take(self, where: npt.NDArray[np.int64] | Mask) -> LoggedRows:
         """The rows at these places int64 [m], or where bool [n] is true."""

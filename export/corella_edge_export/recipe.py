@@ -15,6 +15,7 @@ from corella_edge.formats.text_files import TextFile, UnreadableError
 from corella_edge.prompt import Template
 from corella_edge.routing.forms import read_threshold
 from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, nested, section_of
+from corella_edge_export.llm import hub
 from corella_edge_export.llm.recipe import LlmRecipe, StageRecipe
 from corella_edge_export.recipe_keys import CHECKS_ITSELF, check_numbers, checked, from_zero, positive, read_section
 from corella_edge_export.toml_text import Place, parse
@@ -280,6 +281,11 @@ def _check_llm(llm: LlmRecipe, where: Place) -> None:
         return
     if not llm.path:
         raise RecipeError(f"{where}: llm.source is 'checkpoint', so llm.path must name its directory")
+    if llm.path.startswith(hub.PREFIX):
+        try:
+            hub.parse(llm.path)
+        except InputError as error:
+            raise RecipeError(f"{where.at('llm', 'path')}: {error}") from None
     if llm.whole_items or llm.text.files:
         raise RecipeError(f"{where}: llm.whole_items and llm.text are for a model from scratch")
 

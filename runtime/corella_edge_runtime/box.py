@@ -49,14 +49,22 @@ def state_folder() -> Path:
     Raises:
         InputError: neither is known.
     """
+    return _below("XDG_STATE_HOME", ".local/state")
+
+
+def cache_folder() -> Path:
+    """What can be had again lies here, finished wheels and fetched checkpoints: below $XDG_CACHE_HOME, or ~/.cache.
+
+    Raises:
+        InputError: neither is known.
+    """
+    return _below("XDG_CACHE_HOME", ".cache")
+
+
+def _below(variable: str, usual: str) -> Path:
     # The standard says that a path which is not absolute is to be ignored.
-    state = Path(os.environ.get("XDG_STATE_HOME", ""))
-    home = state if state.is_absolute() else _home() / ".local" / "state"
-    return home / "corella-edge"
-
-
-def _home() -> Path:
+    named = Path(os.environ.get(variable, ""))
     try:
-        return Path.home()
+        return (named if named.is_absolute() else Path.home() / usual) / "corella-edge"
     except RuntimeError:
-        raise InputError("this user has no home folder; set HOME or XDG_STATE_HOME") from None
+        raise InputError(f"this user has no home folder; set HOME or {variable}") from None

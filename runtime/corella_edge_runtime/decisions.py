@@ -23,13 +23,14 @@ from types import TracebackType
 from typing import Annotated, BinaryIO
 
 import msgspec
+import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from corella_edge.errors import InputError
 from corella_edge.request import Request, User
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.measure import Inputs
-from corella_edge.scores import Probability, Scored, Scores, answered, shown_places
+from corella_edge.scores import FloatArray, Probability, Scored, Scores, answered, shown_places
 
 _LOG = logging.getLogger("corella_edge.decisions")
 WAITING = 4096  # decisions in the queue
@@ -56,7 +57,8 @@ class LoggedCandidate(Scored, kw_only=True, gc=False):
     """A candidate of the log, where more is known of it than of those of an answer.
 
     Attributes:
-        ask_propensity: the chance with which the LLM was asked; absent = nothing was left to chance.
+        ask_propensity: the chance with which the LLM was asked; absent = nothing was left to chance, as of an item
+            without words, about which it is never asked.
         shadow: its answer, where that was asked for beside the request and did not count.
         inputs: what a gate reads of the item.
     """
@@ -133,13 +135,20 @@ def _more(shown: list[Scored], request: Request, scores: Scores, inputs: Inputs)
     if scores.propensity is None and scores.shadow is None and not columns:
         return shown
     # By place: an item may be there twice, with other features each time.
-    places = shown_places(request, scores).tolist()
-    return [_with_more(one, place, scores, columns) for one, place in zip(shown, places, strict=True)]
+    places, chances = shown_places(request, scores).tolist(), _chances(scores, columns)
+    return [_with_more(one, place, scores, chances, columns) for one, place in zip(shown, places, strict=True)]
 
 
-def _with_more(one: Scored, place: int, scores: Scores, inputs: Inputs) -> LoggedCandidate:
+def _chances(scores: Scores, inputs: Inputs) -> FloatArray:
+    """float64 [n], with which the LLM was asked. No chance keeps the answer about an item without words away: there is
+    none, whether its request was drawn or not."""
+    drawn = np.ones(len(scores.items)) if scores.propensity is None else scores.propensity
+    return np.where(inputs["text"] == 0.0, 1.0, drawn) if "text" in inputs else drawn
+
+
+def _with_more(one: Scored, place: int, scores: Scores, chances: FloatArray, inputs: Inputs) -> LoggedCandidate:
     own = {name: getattr(one, name) for name in one.__struct_fields__}
-    chance = 1.0 if scores.propensity is None else float(scores.propensity[place])
+    chance = float(chances[place])
     answer = math.nan if scores.shadow is None else float(scores.shadow[place])
     known = {name: round(float(values[place]), 6) for name, values in inputs.items() if values[place] == values[place]}
     return LoggedCandidate(**own, ask_propensity=UNSET if chance == 1.0 else chance,

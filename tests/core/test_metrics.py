@@ -213,3 +213,43 @@ def test_the_error_of_an_auc_is_that_of_repeated_samples() -> None:
 def test_the_error_of_an_auc_of_one_class_is_infinite() -> None:
     assert auc_error(0, 5) == auc_error(5, 0) == float("inf")
     assert auc_error(400, 400) == pytest.approx(auc_error(100, 100) / 2, rel=0.02)
+
+
+@given(st.lists(st.tuples(SCORES, st.integers(0, 1), st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=30))
+def test_a_row_of_a_whole_weight_counts_as_if_it_were_there_so_often(rows: list[Any]) -> None:
+    p, y, users, times = (np.asarray(column) for column in zip(*rows, strict=True))
+    weight = times.astype(np.float64)
+    if not times.any():
+        assert math.isnan(quality(p, y, weight).logloss)
+        return
+    again = [np.repeat(column, times) for column in (p, y, users)]
+    one, other = quality(p, y, weight), quality(*again[:2])
+    assert (one.auc, one.logloss, one.accuracy) == pytest.approx(
+        (other.auc, other.logloss, other.accuracy), nan_ok=True
+    )
+    assert ece(p, y, weight=weight) == pytest.approx(ece(*again[:2]))
+    kept = times > 0
+    assert mass_bins(p[kept], weight=weight[kept]).tolist() == mass_bins(again[0])[_first_of(times)].tolist()
+    assert uauc(p, y, users, weight) == pytest.approx(uauc(*again), nan_ok=True)
+
+
+def _first_of(times: Any) -> Any:
+    """Where each row that is repeated begins among the repeated ones."""
+    return (np.cumsum(times) - times)[times > 0]
+
+
+def test_draws_of_weighted_rows_are_draws_of_repeated_ones() -> None:
+    rng = np.random.default_rng(2)
+    p, y, users = rng.random(200).round(2), (rng.random(200) < 0.4).astype(np.float64), rng.integers(0, 12, 200)
+    times = rng.integers(1, 5, 200)
+    weight, again = times.astype(np.float64), [np.repeat(column, times) for column in (p, y, users)]
+    one, other = Bootstrap(users, 50), Bootstrap(again[2], 50)
+    pairs = [
+        (sampled_auc(p, y, one, weight), sampled_auc(*again[:2], other)),
+        (sampled_mean(row_loss(p, y), one, weight), sampled_mean(row_loss(*again[:2]), other)),
+        (sampled_ece(p, y, one, weight=weight), sampled_ece(*again[:2], other)),
+        (sampled_uauc(p, y, one, weight), sampled_uauc(*again[:2], other)),
+    ]
+    for weighted, repeated in pairs:
+        assert weighted.value == pytest.approx(repeated.value)
+        assert weighted.draws == pytest.approx(repeated.draws)

@@ -75,6 +75,24 @@ def copy_tokenizer(kind: str, folder: Path) -> int:
     return {"smollm2": 49152, "llama2": 32000, "qwen2.5": 151665}[kind]
 
 
+def save_tiktoken_tokenizer(folder: Path) -> int:
+    """A tokenizer with Llama 3's rules, its splits and whole words whatever the merges, and Qwen's vocabulary.
+
+    Returns the vocabulary's size.
+    """
+    from corella_edge_export.llm.to_gguf import pre_tokenizer_of
+    from corella_edge_export.llm.tokenizer import load_tokenizer
+
+    count = copy_tokenizer("qwen2.5", folder)
+    fast = load_tokenizer(folder).backend_tokenizer
+    fast.pre_tokenizer = pre_tokenizer_of("llama-bpe")
+    description = json.loads(fast.to_str())
+    description["normalizer"], description["model"]["ignore_merges"] = None, True
+    (folder / "tokenizer.json").write_text(json.dumps(description))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    return count
+
+
 def random_llama(vocab_size: int, **changes: Any) -> Any:
     """A LlamaForCausalLM whose answers differ from prompt to prompt."""
     return random_model("llama", vocab_size, **changes)

@@ -50,7 +50,7 @@ class Block(nn.Module):
 
     def keep(self, x: Tensor) -> Tensor:
         """Keys and values float32 [b, 2, e, d] of events [b, e, d]."""
-        return self._kept(x).view(x.shape[0], -1, 2, self.d).transpose(1, 2)
+        return self._kept(x).view(*x.shape[:2], 2, self.d).transpose(1, 2)
 
     def keep_one(self, x: Tensor) -> Tensor:
         """`keep` of one user's events [m, d]: [2, m, d]."""
@@ -83,7 +83,7 @@ class Block(nn.Module):
         none = self.none.expand(kept.shape[0], 2, 1, self.d)
         both = torch.cat([none, kept], dim=2).reshape(kept.shape[0], 2, -1, self.heads, self.size)
         keys, values = both.transpose(2, 3).unbind(1)
-        query = self._query(x).view(x.shape[0], -1, self.heads, self.size).transpose(1, 2)
+        query = self._query(x).view(*x.shape[:2], self.heads, self.size).transpose(1, 2)
         weights = self._weights(query @ keys.transpose(2, 3), functional.pad(bias, (1, 0)))
         return self._added(x, (weights @ values).transpose(1, 2).flatten(2))
 

@@ -1,4 +1,4 @@
-"""A GGUF file → what transformers computes with: config, weights in float32, and a byte-level BPE as a tokenizer."""
+"""A GGUF file → what transformers computes with: config, float32 weights, and a BPE of bytes or pieces as tokenizer."""
 
 from __future__ import annotations
 
@@ -178,29 +178,17 @@ class GgufModel:
             rope.original_inv_freq = rope.inv_freq
 
     def tokenizer(self) -> Any:
-        """A `PreTrainedTokenizerFast` that splits as llama.cpp does. Raises InputError but for byte-level BPE."""
+        """A `PreTrainedTokenizerFast` that splits as llama.cpp does. Raises InputError if it is no BPE."""
         with _reading(self.path):
             return self._tokenizer()
 
     def _tokenizer(self) -> Any:
-        from tokenizers import AddedToken, Tokenizer, decoders, models
+        from tokenizers import AddedToken
         from transformers import PreTrainedTokenizerFast
 
-        pre, kind = self.value("tokenizer.ggml.pre", ""), self.value("tokenizer.ggml.model")
-        try:
-            splits = pre_tokenizer_of(pre if kind == "gpt2" else kind)
-        except KeyError:
-            raise InputError(
-                f"{self.path}: a tokenizer of the kind {kind} ({pre}) is read from no GGUF; name the Hugging Face "
-                "folder that the file was made of"
-            ) from None
         words, kinds = self.value("tokenizer.ggml.tokens"), self.value("tokenizer.ggml.token_type")
-        merges = [tuple(merge.split(" ", 1)) for merge in self.value("tokenizer.ggml.merges")]
-        vocabulary = {word: i for i, word in enumerate(words)}
-        whole = pre == "llama-bpe"
-        made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=whole))
-        made.pre_tokenizer = splits
-        made.decoder = decoders.ByteLevel()
+        pieces = self.value("tokenizer.ggml.model") == "llama"
+        made = self._of_pieces(words) if pieces else self._of_bytes(words)
         added = {gguf.TokenType.CONTROL: True, gguf.TokenType.USER_DEFINED: False}
         for word, number in zip(words, kinds or [], strict=False):
             if number in added:
@@ -210,6 +198,40 @@ class GgufModel:
             for short, name in _SPECIAL.items()
             if (i := self.value(f"tokenizer.ggml.{short}_token_id")) is not None and i < len(words)
         }
-        if not self.value("tokenizer.ggml.add_bos_token", False):
+        if not self.value("tokenizer.ggml.add_bos_token", pieces):  # what llama.cpp takes for granted
             special.pop("bos_token", None)
         return PreTrainedTokenizerFast(tokenizer_object=made, **special)
+
+    def _of_bytes(self, words: list[str]) -> Any:
+        """A BPE of bytes. Raises InputError for rules of splitting that are not known."""
+        from tokenizers import Tokenizer, decoders, models
+
+        pre, kind = self.value("tokenizer.ggml.pre", ""), self.value("tokenizer.ggml.model")
+        try:
+            splits = pre_tokenizer_of(pre if kind == "gpt2" else kind)
+        except KeyError:
+            raise InputError(
+                f"{self.path}: a tokenizer of the kind {kind} ({pre}) is read from no GGUF; name the Hugging Face "
+                "folder that the file was made of"
+            ) from None
+        merges = [tuple(merge.split(" ", 1)) for merge in self.value("tokenizer.ggml.merges")]
+        vocabulary = {word: i for i, word in enumerate(words)}
+        made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre == "llama-bpe"))
+        made.pre_tokenizer = splits
+        made.decoder = decoders.ByteLevel()
+        return made
+
+    def _of_pieces(self, words: list[str]) -> Any:
+        """SentencePiece's BPE: of two neighbours that make a piece, those of the highest score are joined first."""
+        from tokenizers import Tokenizer, decoders, models, normalizers
+        from transformers.convert_slow_tokenizer import generate_merges
+
+        vocabulary = {word: i for i, word in enumerate(words)}
+        scores = dict(zip(words, self.value("tokenizer.ggml.scores"), strict=True))
+        unknown = words[self.value("tokenizer.ggml.unknown_token_id", 0)]
+        made = Tokenizer(models.BPE(vocab=vocabulary, merges=generate_merges(vocabulary, scores), unk_token=unknown,
+                                    fuse_unk=True, byte_fallback=True))  # fmt: skip
+        first = [normalizers.Prepend("▁")] if self.value("tokenizer.ggml.add_space_prefix", True) else []
+        made.normalizer = normalizers.Sequence([*first, normalizers.Replace(" ", "▁")])
+        made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+        return made

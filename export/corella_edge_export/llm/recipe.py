@@ -84,8 +84,9 @@ class StageRecipe:
 
 @dataclass(frozen=True, slots=True)
 class LlmRecipe(StageRecipe):
-    """The Yes/No model, `scratch` (sizes below) or `checkpoint` (a local Hugging Face directory, LoRA), and its
-    own training on answered questions; `epochs` 0 leaves that to the joint stage, as the paper does.
+    """The Yes/No model, `scratch` (sizes below) or `checkpoint` (LoRA on what `path` names: a Hugging Face directory, a
+    GGUF file, or hub:OWNER/NAME@COMMIT), and its own training on answered questions; `epochs` 0 leaves that to the
+    joint stage, as the paper does.
 
     `whole_items` gives every item of the training rows a token of its own for its question; `spell_rate` of the
     questions are spelled out in training all the same, so that the words of new items are trained. `text_weight`

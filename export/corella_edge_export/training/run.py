@@ -64,7 +64,7 @@ LATER: dict[str, Any] = {
     "blocks": 0, "item_number": asdict(NumberRecipe()), "text_words": 32, "text_buckets": 4096, "sequence_length": 16,
     "unknown": {}, "text": json.loads(json.dumps(asdict(TextVectorsRecipe()))), "history_block": 1, "user_ids": True,
     "in_order": False, "event_attributes": False, "map_start": "random", "map_rate": 1.0, "new_bonus": 0.0,
-    "form": "values", "ranking_weight": 0.0, "layers": 0, "block": "transformer",
+    "form": "values", "ranking_weight": 0.0, "layers": 0, "start_share": 0.0, "block": "transformer",
     "codes": asdict(CodesRecipe()),
 }  # fmt: skip
 

@@ -14,9 +14,10 @@ from typing import Literal
 
 from corella_edge_runtime.bench import shown
 from corella_edge_runtime.bench.circumstances import Figure, Scenario
+from corella_edge_runtime.bench.facts import provenance
 from corella_edge_runtime.bench.points import Point
 from corella_edge_runtime.bench.result import QualityPoint, Result
-from corella_edge_runtime.bench.sections import USERS, provenance
+from corella_edge_runtime.bench.sections import USERS
 
 Verdict = Literal["faster", "slower", "better", "worse", "no difference shown", "not judged"]
 Key = tuple[Scenario, str, str, bool]  # scenario, users, what was asked for, more than one process

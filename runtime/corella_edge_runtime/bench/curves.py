@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from msgspec.structs import replace
 
@@ -146,9 +146,10 @@ def _gained(point: QualityPoint, metric: str, base: float) -> Figure:
     return Figure(_value(point, metric), base + gain.low, base + gain.high)
 
 
-def quality(result: Result, metric: str) -> str:
-    """A metric against the share, on a root axis: the policy with its band, and what it is to be judged by."""
-    known = paired(result, metric)
+def quality(result: Result, metric: str, without: Collection[str] = ()) -> str:
+    """A metric against the share, on a root axis: the policy with its band, and what it is to be judged by, but for
+    some lines."""
+    known = [point for point in paired(result, metric) if point.line not in without]
     own = [point for point in known if point.line in QUALITY]
     alone = [point for point in known if point.line in ALONE]
     axis = shown.METRICS.get(metric, metric.upper())
@@ -334,12 +335,15 @@ def _percents() -> Axis:
 
 
 def rates(found: Sequence[Point], slo: str | None) -> str:
-    """The largest rate that keeps the objective against the ratio; the bar ends at the first rate that did not."""
-    known = [(float(i), point.rates) for i, point in enumerate(found) if point.rates is not None]
-    largest = [rate.largest for _, rate in known]
+    """The largest rate that keeps the objective against the ratio, logarithmic; the bar ends at the first rate that did
+    not. Where none was found there is no mark."""
+    known = [
+        (float(i), point.rates) for i, point in enumerate(found) if point.rates is not None and point.rates.largest
+    ]
     tops = [rate.first_failed or rate.largest for _, rate in known]
-    frame = Frame(_across(found), charts.linear(0.0, max(tops), "requests a second"), right=30)
-    line = Line("", BLUE, [x for x, _ in known], largest, "none", "circle")
+    least = min(rate.largest for _, rate in known)
+    frame = Frame(_across(found), charts.logarithmic(least, max(tops), "requests a second (log)"), right=30)
+    line = Line("", BLUE, [x for x, _ in known], [rate.largest for _, rate in known], "none", "circle")
     bars = [piece for (x, rate), top in zip(known, tops, strict=True)
             for piece in charts.error_bar(frame.across(x), frame.up(rate.largest), frame.up(top), GREY)]  # fmt: skip
     said = "; ".join(f"at {shown.asked(found[int(x)])}: {shown.digits(rate.largest)}" for x, rate in known)

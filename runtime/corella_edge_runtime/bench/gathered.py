@@ -140,7 +140,7 @@ def over_time(slices: Sequence[Slice]) -> tuple[Moment, ...]:
                 share=float(routed[places].sum()) / asked if asked else None, p50=_ms(histogram, 0.5),
                 p99=_ms(histogram, 0.99),
             ))  # fmt: skip
-        begun += one.wall
+        begun += max(one.wall, float(at.max(initial=0.0)))  # the wall is less where time between requests is left out
     return tuple(found)
 
 

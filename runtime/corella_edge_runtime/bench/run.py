@@ -94,6 +94,7 @@ class _Run:
             pause=settings.pause,
         )  # fmt: skip
         self._supply = made
+        self._left_out: list[str] = []
         self._spots = budget.spots(
             settings.thresholds, list(settings.ratios.values()), settings.scenarios, settings.users,
             settings.controls and what.target.controls and what.llm, settings.cores if own else 0,
@@ -141,6 +142,7 @@ class _Run:
         self._spots, short = budget.affordable(self._spots, *more)
         if short:
             self._say(short)
+            self._left_out = [short]
         shares = budget.plan(self._spots, *more)
         for sentence in budget.told(shares, settings.repeats):
             self._say(sentence)
@@ -189,9 +191,11 @@ class _Run:
         self._bench.go_on()
 
     def _notes(self) -> list[str]:
+        """What a reader of the report must know besides."""
         varied = self._supply.varied
-        return [f"{varied:,} requests were of users who had come before, with their history in another order, so that "
-                "the LLM had to read it again"] if varied else []  # fmt: skip
+        again = [f"{varied:,} requests were of users who had come before, with their history in another order, so that "
+                "the LLM had to read it again"]  # fmt: skip
+        return [*self._left_out, *(again if varied else [])]
 
     def _with_points(self, head: Result, slices: Sequence[Slice]) -> Result:
         """The result with all points of which there is a slice."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from corella_edge.routing.rules import ENTROPY, RULES
 from corella_edge_runtime.bench import curves, shown, spreads
+from corella_edge_runtime.bench.facts import provenance
 from corella_edge_runtime.bench.figures import needed
 from corella_edge_runtime.bench.points import Point
 from corella_edge_runtime.bench.result import QualityPoint, Result
@@ -324,7 +325,10 @@ def _searched(result: Result, found: Sequence[Point]) -> tuple[list[str], list[t
             "did not. Cut short: the time was up before the search had ended.")  # fmt: skip
     sizes = [tried.requests for point in found if point.rates for tried in point.rates.tries]
     said += f" A rate was tried with {min(sizes):,} to {max(sizes):,} requests." if sizes else ""
-    return [said], [(curves.rates(found, result.settings.slo), "The bar reaches to the lowest rate that failed.")]
+    held = any(point.rates.largest for point in found if point.rates)
+    return [said], [
+        (curves.rates(found, result.settings.slo), "The bar reaches to the lowest rate that failed.")
+    ] if held else []
 
 
 SENT = ["asked for", "rate sent/s", "largest rate/s"]
@@ -338,6 +342,8 @@ def _rate(point: Point) -> str:
     if point.rates is None:
         return NONE
     cut = ", cut short" if point.rates.cut else ""
+    if not point.rates.largest:
+        return f"none held [down to {digits(point.rates.first_failed)}{cut}]"
     return f"{digits(point.rates.largest)} [{digits(point.rates.first_failed)}{cut}]"
 
 
@@ -348,12 +354,14 @@ def _offline(result: Result) -> Iterator[Section]:
         known = [(f"{number} {'process' if number == 1 else 'processes'}", curve) for number, curve in found if curve]
         if not known:
             continue
-        rows = [[asked(point), f"{point.workers}", *_cost(point)[1:8]] for _, curve in known for point in curve]
+        columns = [1, *range(3, 8)]  # what waits for all others is late whatever is done: no goodput
+        rows = [[asked(point), f"{point.workers}", *(_cost(point)[i] for i in columns)]
+                for _, curve in known for point in curve]  # fmt: skip
         said = ["All requests are there at once; what counts is how many are done a second, in one process and on all "
                 "cores."]  # fmt: skip
         rated = any(point.candidates_per_s.value for _, curve in known for point in curve)
         drawn = [(curves.throughput(known), "Candidates a second, logarithmic.")] if rated else []
-        header = ["asked for", "processes", *WORK[1:8]]
+        header = ["asked for", "processes", *(WORK[i] for i in columns)]
         yield _narrow(Section(f"Offline: {USERS[users]}", said, header, rows, drawn))
 
 
@@ -370,36 +378,3 @@ def _over_time(result: Result) -> Iterator[Section]:
 
 def _provenance(result: Result) -> Iterator[Section]:
     yield Section("Provenance", (), ["what", ""], [[name, value] for name, value in provenance(result)])
-
-
-def provenance(result: Result) -> list[tuple[str, str]]:
-    """Everything that a figure depends on: (what, its value)."""
-    bundle, data, box, soft, asked_for = (result.bundle, result.data, result.machine, result.software, result.settings)
-    before, during = result.quiet.before, result.quiet.during
-    cpus = [f"{digits(box.cgroup_cpus)} CPUs"] if box.cgroup_cpus else []
-    memory = [f"{many(box.cgroup_memory_bytes / 2**20)} MiB"] if box.cgroup_memory_bytes else []
-    size = f", {shown.millions(bundle.llm_parameters)} parameters" if bundle.llm_parameters else ""
-    llm = f"{bundle.llm_file or 'yes'}, {bundle.llm_type or 'type not known'}{size}" if bundle.llm else "none"
-    build = f"{soft.llama_cpp_compiler or 'compiler not known'}; {soft.llama_cpp_instructions or 'not told'}"
-    sent = f"{data.requests:,} of {data.users:,} users, {data.candidates:.3g} candidates each; {data.source}"
-    return [
-        ("measured", f"{result.created}; {result.measured}"),
-        ("bundle", bundle.label), ("manifest sha256", bundle.manifest_sha256 or "not known"),
-        ("LLM", llm),
-        ("policy and fusion", f"{bundle.policy or 'none'}; {bundle.fusion or 'replace'}"),
-        ("requests", sent),
-        ("requests sha256", data.sha256),
-        ("machine", f"{box.cpu}; {box.cores} cores, {box.memory_bytes / 2**30:.1f} GiB, {box.architecture}"),
-        ("system", f"{box.os}, Linux {box.kernel}; clock governor: {box.governor or 'not told'}"),
-        ("limits of the control group", ", ".join([*cpus, *memory]) or "none"),
-        ("versions", ", ".join(f"{name} {number}" for name, number in soft.versions.items())),
-        ("llama.cpp", build),
-        ("ONNX Runtime's provider", soft.provider or "not known"),
-        ("threads", f"CRM {result.threads.crm or '?'}, LLM {result.threads.llm or '?'} ({result.threads.source})"),
-        ("other processes, other virtual machines", f"{per_cent(before.foreign)} and {per_cent(before.steal)} before, "
-         f"{per_cent(during.foreign)} and {per_cent(during.steal)} during the run"),
-        ("asked for", f"{', '.join(asked_for.thresholds)}; {', '.join(asked_for.scenarios)}; {asked_for.transport}"
-         f"{f' to {asked_for.url}' if asked_for.url else ''}; objective {asked_for.slo or 'none'}; budget "
-         f"{digits(asked_for.budget_s)} s, {asked_for.repeats} repeats, seed {asked_for.seed}"),
-        ("points", f"{len(result.points)} of {result.planned}" + ("" if result.complete else "; interrupted")),
-    ]  # fmt: skip

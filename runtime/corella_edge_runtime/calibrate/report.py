@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.atomic import write_file
+from corella_edge.judge import NDCG
 from corella_edge.routing.decision_curve import ALL, OPEN
 from corella_edge_runtime.calibrate import plots
 from corella_edge_runtime.calibrate.plots import NAMES
@@ -91,6 +92,8 @@ def _by_share(result: Json) -> Section:
     said = ["Thresholds are quantiles of the measure on the earlier rows; every figure is of the later rows, with its "
             "95 % interval by bootstrap over users. Random: as many candidates, drawn; oracle: those that gain most, "
             "labels known."]  # fmt: skip
+    if result["weights"] is not None:
+        said.append(_weighted(result["weights"]))
     if result["policy"]["llm_ms"] is None:
         said.append("What asking costs on this machine was not measured, so there is no axis of milliseconds.")
     rows = [[name, *_work(row), _interval(row["auc"]), _interval(row["over_crm"]["auc"], "+"),
@@ -104,10 +107,23 @@ def _by_share(result: Json) -> Section:
     return Section("Quality by share", said, header, rows, figures)
 
 
+def _weighted(found: Json) -> str:
+    rows, largest, effective = found["rows"], found["largest"], found["effective"]
+    return ("The LLM was asked about some rows by chance. In every figure of quality, and every draw of users, each of "
+            f"the {rows:,} rows whose answer is known (or is known not to exist) counts by the inverse of its chance: "
+            f"inverse propensity weights, self-normalised, of at most {largest:.3g} rows. They tell as much as "
+            f"{effective:,.0f} rows of equal weight. Shares and times are of all rows.")  # fmt: skip
+
+
 def _other_metrics(result: Json) -> Section:
     names = [name for name in _metrics(result) if name != "auc"]
     said = ["ECE: 15 bins of equal mass; noise counts as error there, so draws lie above the value as a rule. NDCG@10: "
             "over requests that have a positive and a negative row, equal scores in the worst order."]  # fmt: skip
+    if NDCG not in names:
+        said.append("NDCG@10 is missing: it takes requests of which every answer is known, and which were drawn in "
+                    "whole where they were drawn.")  # fmt: skip
+    if result["weights"] is not None:
+        said.append("Within-user AUC is of the users who have known rows of both classes.")
     rows = [[name, _percent(row["share"]), *(_interval(row[metric]) for metric in names)]
             for name, row in _points(result)]  # fmt: skip
     return Section("Other metrics by share", said, ["asked for", "routed share", *map(NAMES.__getitem__, names)], rows)

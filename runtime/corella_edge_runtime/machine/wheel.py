@@ -30,6 +30,7 @@ from types import FrameType
 
 from corella_edge.atomic import publish_file
 from corella_edge.errors import CorellaError, InputError, MissingExtraError, told
+from corella_edge_runtime.box import cache_folder
 from corella_edge_runtime.machine import zigcc
 
 RELEASE = "0.3.36"  # of llama-cpp-python; constraints.txt holds the same
@@ -130,15 +131,6 @@ def variants(wheel: Path) -> list[str]:
     except (OSError, zipfile.BadZipFile):
         return []
     return sorted(found[1] for found in map(_LIBRARY.fullmatch, names) if found)
-
-
-def cache_folder() -> Path:
-    """Where finished wheels are kept: below $XDG_CACHE_HOME, or ~/.cache where that is not set. Raises InputError."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        return (cache if cache.is_absolute() else Path.home() / ".cache") / "corella-edge"
-    except RuntimeError:
-        raise InputError("this user has no home folder; set HOME or XDG_CACHE_HOME") from None
 
 
 def build(wanted: WheelRecipe, out: Path, say: Say, show: Show) -> Path:

@@ -90,9 +90,12 @@ class Shadow:
         self, ranker: Engine, user: User, candidates: Candidates, scores: Scores, in_flight: int
     ) -> Future[None] | None:
         """Draw, and ask if the request is drawn: the scores' `propensity` is known at once, their `shadow` when the
-        future is done. None: there is nothing to wait for."""
+        future is done. None: there is nothing to wait for. Where a fallback ranks, or there is no LLM, nothing is asked
+        and nothing left to chance."""
+        if ranker.llm is None or scores.fallback:
+            return None
         places, scores.propensity = sample(len(scores.items), self.share, self._rng)
-        if places is None or ranker.llm is None or scores.fallback:
+        if places is None:
             return None
         refused = "busy" if in_flight > CALM else "full" if self._waiting >= WAITING else ""
         if refused or self._closed:

@@ -73,7 +73,7 @@ def test_too_few_rows_are_refused_with_the_number_that_is_needed() -> None:
 
 
 def test_rows_of_one_class_are_refused() -> None:
-    with pytest.raises(InputError, match="they show no gain whatever"):
+    with pytest.raises(InputError, match="it takes 20 users with a positive row and 20 with a negative one"):
         calibrated(changed(LOG, label=np.zeros(len(LOG))), QUICK)
 
 

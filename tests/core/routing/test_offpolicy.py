@@ -138,5 +138,6 @@ def test_weighted_pairs_are_repeated_rows() -> None:
     rng = np.random.default_rng(4)
     p, label = rng.random(80).round(1), (rng.random(80) < 0.4).astype(float)
     times = rng.integers(1, 5, 80)
-    pairs = offpolicy._Pairs(p, label, times.astype(float))
+    owner = np.arange(80)
+    pairs = metrics.WeightedPairs(p, label, owner, times.astype(float))
     assert pairs.auc(np.ones(80)) == pytest.approx(metrics.auc(np.repeat(p, times), np.repeat(label, times)))

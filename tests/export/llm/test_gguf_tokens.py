@@ -11,17 +11,28 @@ import pytest
 from sentencepiece import sentencepiece_model_pb2 as spm
 from tokenizers import Tokenizer, models
 
-from checkpoints import BARE, TEXTS, copy_tokenizer, data_folder, random_llama, random_texts, save_scratch_tokenizer
+from checkpoints import (
+    BARE,
+    TEXTS,
+    copy_tokenizer,
+    data_folder,
+    random_llama,
+    random_texts,
+    save_scratch_tokenizer,
+    save_tiktoken_tokenizer,
+)
 from corella_edge.catalog import Catalog
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Event, User
 from corella_edge_export.llm import to_gguf
+from corella_edge_export.llm.from_gguf import GgufModel
 from corella_edge_export.llm.to_gguf import check_tokens
 from corella_edge_export.llm.tokenizer import load_tokenizer, resolve_answers, segment_tokenizer, train_tokenizer
 from corella_edge_runtime.llm.llama.binding import Model
 
-KINDS = ["scratch", "smollm2", "llama2", "qwen2.5"]
+KINDS = ["scratch", "smollm2", "llama2", "qwen2.5", "tiktoken"]
+OWN = {"scratch": save_scratch_tokenizer, "tiktoken": save_tiktoken_tokenizer}
 
 
 class Pair:
@@ -48,7 +59,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
     def get(kind: str) -> Pair:
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
-            count = save_scratch_tokenizer(folder) if kind == "scratch" else copy_tokenizer(kind, folder)
+            count = OWN[kind](folder) if kind in OWN else copy_tokenizer(kind, folder)
             made[kind] = Pair(folder, count)
         return made[kind]
 
@@ -238,3 +249,21 @@ def test_another_kind_of_sentencepiece_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(proto.SerializeToString())
     with pytest.raises(ExportError, match=r"tokenizer\.model is no BPE"):
         to_gguf.write_vocabulary(random_llama(32000).config, chosen, tmp_path / "x.gguf", tmp_path / "tokenizer.model")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_pieces_of_a_gguf_are_joined_as_llama_cpp_joins_them(tmp_path: Path, first: bool) -> None:
+    """The GGUF is all that there is of the tokenizer: adapters may be trained on a Llama 2 or Gemma of that form."""
+    copy_tokenizer("llama2", tmp_path)
+    proto = spm.ModelProto.FromString((tmp_path / "tokenizer.model").read_bytes())
+    proto.normalizer_spec.add_dummy_prefix = first
+    (tmp_path / "tokenizer.model").write_bytes(proto.SerializeToString())
+    model = random_llama(32000)
+    to_gguf.write_gguf(model, load_tokenizer(tmp_path), tmp_path / "x.gguf", "x", tmp_path / "tokenizer.model")
+    read, opened = GgufModel(tmp_path / "x.gguf").tokenizer(), Model(tmp_path / "x.gguf", vocabulary_only=True)
+    tokenize, texts = segment_tokenizer(read), TEXTS + random_texts(2000)
+    assert [t for t in texts if tokenize(t) != opened.tokenize(t)] == []
+    assert (read.bos_token_id, read.eos_token_id, read.unk_token_id) == (1, 2, 0)
+    to_gguf.write_vocabulary(model.config, read, tmp_path / "again.gguf")
+    again = Model(tmp_path / "again.gguf", vocabulary_only=True)
+    assert [t for t in texts if again.tokenize(t) != opened.tokenize(t)] == []

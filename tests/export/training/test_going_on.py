@@ -20,7 +20,7 @@ from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.recipe import Recipe, table_of  # noqa: E402
 from corella_edge_export.training import stages  # noqa: E402
 from corella_edge_export.training.checkpoint import finished  # noqa: E402
-from corella_edge_export.training.run import Run, hold, settled  # noqa: E402
+from corella_edge_export.training.run import Run, deciding, hold, settled  # noqa: E402
 from corella_edge_export.training.tasks.joint import JointTask  # noqa: E402
 from tiny_run import english, recipe  # noqa: E402
 
@@ -179,3 +179,10 @@ def test_a_text_that_can_not_be_read_is_told_before_anything_is_written(
     assert told.startswith(f"corella-edge: recipe mine, llm.text.files: {name}")
     assert part in told
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_from_before_a_key_of_its_text_vectors_goes_on() -> None:
+    """Runs that read words keep that section whole, so each later key of it must be known as one."""
+    first = {"source", "path", "attributes", "tokens", "width", "tuned", "said"}
+    now = table_of(recipe(crm={"kind": "sequence", "sequence": {}, "text": {"source": "encoder", "path": "words"}}))
+    assert set(deciding(now)["crm"]["text"]) == first

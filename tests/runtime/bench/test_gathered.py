@@ -61,6 +61,9 @@ def test_energy_and_noise_of_several_slices() -> None:
     assert len(found.repeats) == 2
     assert found.over_time[-1].at_s > 2.0
     assert sum(moment.requests for moment in found.over_time) == 22
+    short = [sliced(SPOT, i, requests(), beside(wall=0.1)) for i in range(2)]  # more time passed between requests
+    moments = [moment.at_s for moment in point(short, 0.2, None, "", Law()).over_time]
+    assert moments == sorted(moments)
 
 
 def test_noise_of_slices_counts_by_their_length() -> None:

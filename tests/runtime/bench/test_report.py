@@ -19,10 +19,11 @@ from msgspec.structs import replace
 from corella_edge.errors import InputError
 from corella_edge_runtime.bench import curves, report, result, shown, spreads
 from corella_edge_runtime.bench.circumstances import Bundle, Ceilings, Figure, Noise, Quiet, Verified
+from corella_edge_runtime.bench.facts import provenance
 from corella_edge_runtime.bench.histogram import counted
-from corella_edge_runtime.bench.points import Energy, Latency, Law, Outcomes, Point
+from corella_edge_runtime.bench.points import Energy, Latency, Law, Outcomes, Point, Rates
 from corella_edge_runtime.bench.result import Quality, Result
-from corella_edge_runtime.bench.sections import provenance, reached, sections
+from corella_edge_runtime.bench.sections import reached, sections
 
 NOISY = Quiet(before=Noise(), during=Noise(foreign=0.09), noisy=True, reasons=("Other processes took 9 %.",))
 
@@ -219,6 +220,20 @@ def test_a_report_of_server_alone_tells_the_rates(measured: Result) -> None:
     assert [row[0] for row in rates.rows] == [shown.asked(point) for point in shown.headline(alone)]
     assert all(row[2] != shown.NONE for row in rates.rows)
     assert not [section for section in sections(measured) if section.title == "The rates"]
+
+
+def test_a_search_that_found_no_rate_says_so(measured: Result) -> None:
+    def searched(point: Point) -> Point:
+        return point if point.rates is None else replace(point, rates=Rates(largest=0.0, first_failed=1.5, cut=True))
+
+    none = replace(measured, points=tuple(map(searched, measured.points)))
+    (server,) = [section for section in sections(none) if section.title.startswith("Server")]
+    assert {row[2] for row in server.rows} == {"none held [down to 1.50, cut short]"}
+    assert len(server.figures) == 2  # nothing to be drawn of the rates
+    mixed = (searched(point) if point.ratio else point for point in measured.points)
+    ElementTree.fromstring(
+        curves.rates(shown.points(replace(measured, points=tuple(mixed)), "server", "new"), "p99=30ms")
+    )
 
 
 def test_a_gain_that_may_be_none_is_called_so(measured: Result) -> None:

@@ -186,6 +186,19 @@ def test_ctrl_c_ends_the_scoring_of_labelled_rows(engine: Engine) -> None:
     assert found.quality.why.startswith("interrupted")
 
 
+def test_what_the_budget_has_no_room_for_is_said_in_the_report(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = BenchSettings(thresholds=("ratio:0",), candidates=5, budget=1.0, repeats=1, max_labelled=0, slo="p99=1s",
+                             scenarios=("single", "server"), users=("new",), controls=False)  # fmt: skip
+    monkeypatch.setattr(budget, "LEAST_TRY", 10**6)
+    said: list[str] = []
+    found = run(engine, None, settings, lambda *_: None, say=said.append)
+    assert found.complete
+    assert {point.scenario for point in found.points} == {"single"}
+    (left_out,) = [words for words in found.warnings if "no room" in words]
+    assert left_out.startswith("the 1 s for latency have no room for: Server; all of it takes at least ")
+    assert left_out in said
+
+
 def test_interrupted_before_anything_is_finished(engine: Engine) -> None:
     found = run(engine, None, QUICK, lambda *_: None, stop=lambda: True)
     assert (found.points, found.complete) == ((), False)

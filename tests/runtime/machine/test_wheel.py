@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.errors import CorellaError, InputError, MissingExtraError
+from corella_edge_runtime.box import cache_folder
 from corella_edge_runtime.machine import wheel, zigcc
 from corella_edge_runtime.machine.wheel import RELEASE, TARGETS, WheelRecipe, build, recipe, variants
 from sessions import REPOSITORY, run
@@ -137,7 +138,7 @@ def test_a_build_is_kept_and_taken_again(out: Out, monkeypatch: pytest.MonkeyPat
 def test_a_damaged_wheel_in_the_cache_is_built_again(out: Out, monkeypatch: pytest.MonkeyPatch, damage) -> None:
     monkeypatch.setattr(wheel, "_command", fake(FAKE, "libggml-cpu-x64"))
     made(out)
-    damage(wheel.cache_folder() / "wheels" / OURS.key / OURS.file)
+    damage(cache_folder() / "wheels" / OURS.key / OURS.file)
     made(out)
     assert len(out.steps) == 4
 

@@ -21,6 +21,9 @@ from bundles import make_bundle
 from corella_edge.decision_log import read_logged
 from corella_edge.request import Candidates, User
 from corella_edge.request_message import parse_request
+from corella_edge.routing.parts import usable
+from corella_edge.routing.policy import Policy
+from corella_edge.routing.replay import LoggedRows, replay
 from corella_edge.scores import Scores
 from corella_edge_runtime.decisions import DecisionLog
 from corella_edge_runtime.engine import Engine
@@ -186,3 +189,63 @@ def test_explored_candidates_are_asked_at_random_and_the_chance_is_logged(bundle
     for name, values in given.items():
         if not np.isnan(values).any():
             assert logged.rows.inputs[name][of_last] == pytest.approx(values, abs=1e-6), name
+
+
+WORDLESS = "i39"  # of the bundle's catalogue, without a title
+
+
+def log_of(bundle: Path, folder: Path, number: int, **options: object) -> LoggedRows:
+    """Logged rows of requests for items of which one has no words, drawn in the shadow or explored."""
+    share = float(options.pop("shadow", 0.0))
+    body = {"candidates": [{"item": item} for item in (*ITEMS, WORDLESS, "nowhere")], "threshold": 0.66}
+    with Engine.open(bundle, llm="thread", llm_threads=1, tuned=False, **options) as engine:
+        engine.router._rng = np.random.default_rng(1)
+        with DecisionLog.open(folder, 2**20) as log:
+            beside = Shadow(share, np.random.default_rng(0), llm_share=100.0)
+            for k in range(number):
+                request = parse_request({**body, "id": f"r{k}", "user": {"id": f"u{k % 7}"}})
+                draft = engine.begin(request, "shadow" if share else "")
+                if draft.asking is not None and draft.asking.future is not None:
+                    draft.asking.future.result(20)
+                found = engine.finish(draft)
+                begun = beside.begin(engine, request.user, draft.slate.candidates, found, 1) if share else None
+                if begun is not None:
+                    begun.result(20)
+                log.put(request, found, engine.name, wait=True, know=engine.gate_inputs)
+            beside.close()
+    return read_logged(sorted(folder.glob("*.jsonl")))
+
+
+@pytest.mark.parametrize("options", [{"shadow": 0.5}, {"explore": 0.5}])
+def test_no_chance_keeps_away_the_answer_about_an_item_without_words(
+    bundle: Path, tmp_path: Path, options: dict[str, float]
+) -> None:
+    """There is none: whether its request was drawn or not, the row says all that there is to say of it."""
+    logged = log_of(bundle, tmp_path / "log", 40, **options)
+    rows = logged.rows
+    wordless = np.isin(rows.item.astype(str), (WORDLESS, "nowhere"))
+    assert wordless.sum() == 80
+    assert (rows.propensity[wordless] == 1.0).all()
+    assert not rows.known[wordless].any()
+    assert usable(rows)[wordless].all()
+    assert logged.mute.tolist() == wordless.tolist()
+    drawn = rows.propensity < 1.0
+    assert set(rows.propensity[drawn]) == {0.5}
+    assert rows.known[drawn].mean() == pytest.approx(0.5, abs=0.15)
+    # A policy that asks about everything leaves nothing undecided but what was not drawn.
+    again = replay(logged, Policy(threshold=0.0))
+    assert not wordless[again.undecided].any()
+    assert again.wanted.tolist() == (~wordless).tolist()
+    # Each row stands for others like it: rows with words weigh as many as there are, about.
+    weight = np.where(usable(rows), rows.weight, 0.0)
+    assert weight[wordless].sum() == 80
+    assert weight[~wordless].sum() == pytest.approx((~wordless).sum(), rel=0.25)
+
+
+def test_where_a_fallback_ranks_nothing_is_left_to_chance() -> None:
+    beside = Shadow(1.0, np.random.default_rng(0))
+    found = scores()
+    found.fallback = "popular"
+    assert beside.begin(SimpleNamespace(llm=SlowLlm()), User(), Candidates(ITEMS), found, 1) is None
+    assert found.propensity is None
+    beside.close()
