@@ -22,7 +22,7 @@ MAX_RANK = 4096
 _ALIGNMENT = 32
 _NAME = re.compile(rb"(blk\.\d{1,3}\.(?:attn_(?:q|k|v|output)|ffn_(?:gate|up|down))\.weight)\.lora_([ab])")
 # Numbers of GGUF's types of tensors → ours, and numpy's.
-_TYPES = {0: ("F32", np.dtype("<f4")), 1: ("F16", np.dtype("<f2"))}
+_TYPES: dict[int, tuple[str, np.dtype[Any]]] = {0: ("F32", np.dtype("<f4")), 1: ("F16", np.dtype("<f2"))}
 _ALPHA = "adapter.lora.alpha"
 # Key → the value type that is taken for granted, and the values that are served; none: the key may not be there.
 _ONLY: dict[str, tuple[int, tuple[Any, ...]]] = {
@@ -70,10 +70,10 @@ def _check(head: Head, base: Base) -> frozenset[str]:
     _check_keys(entries(head, keys), base.architecture)
     found: dict[bytes, tuple[list[int], int, int]] = {}
     for _ in range(tensors):
-        name, *rest = tensor(head)
+        name, shape, kind, offset = tensor(head)
         if name in found or not _NAME.fullmatch(name):
             raise ValueError(f"the tensor {shown(name)} is {'there twice' if name in found else 'of no known matrix'}")
-        found[name] = rest[0], rest[1], rest[2]
+        found[name] = shape, kind, offset
     _check_pairs({name: shape for name, (shape, *_) in found.items()}, base)
     start = -(-head.place // _ALIGNMENT) * _ALIGNMENT
     return frozenset(_check_numbers(head, start, name, *rest) for name, rest in found.items())
