@@ -26,7 +26,7 @@ import numpy as np
 from corella_edge.bundle.artefact import CRM_FILES, events_file
 from corella_edge.errors import CorellaError, InputError
 from corella_edge.request import Candidates, Event, History, Request, User
-from corella_edge_runtime.bench import traffic
+from corella_edge_runtime.bench.measure import traffic
 from corella_edge_runtime.engine import Engine
 from harness.pairs import ratio_of
 from harness.quiet import Watch, is_void

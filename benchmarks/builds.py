@@ -71,13 +71,13 @@ def child(file: Path, threads: int) -> None:
     """Answer each seed by the seconds of its turn. First come the instruction sets that the build uses here."""
     from corella_edge_runtime.llm.llama.build import features
     from harness.ours import Ours
-    from harness.shapes import SHAPES, Prompts
+    from harness.shapes import SHAPES, PromptStream
     from harness.vocabulary import answer_tokens
 
     scorer = Ours(file, answer_tokens(), threads)
     print(json.dumps(features()), flush=True)
     for line in sys.stdin:
-        prompts = Prompts(scorer.vocab_size, int(line)).batch(SHAPES[SHAPE])
+        prompts = PromptStream(scorer.vocab_size, int(line)).batch(SHAPES[SHAPE])
         scorer.reset()
         start = time.perf_counter()
         scorer.score(prompts)

@@ -68,7 +68,7 @@ def parse() -> argparse.Namespace:
 def measured(stage: str, options: argparse.Namespace) -> Row:
     """The figures of one stage; prints them."""
     with ExitStack() as stack:
-        children = [Child(stack, stage, spin, options) for spin in options.spins for _ in range(2)]
+        children = [TrainingProcess(stack, stage, spin, options) for spin in options.spins for _ in range(2)]
         watch = Watch([child.process.pid for child in children])
         turns = [a_round(children, number, options) for number in range(options.rounds)]
         load = watch.read()
@@ -78,7 +78,9 @@ def measured(stage: str, options: argparse.Namespace) -> Row:
     return row
 
 
-def a_round(children: Sequence[Child], number: int, options: argparse.Namespace) -> dict[tuple[str, str], float]:
+def a_round(
+    children: Sequence[TrainingProcess], number: int, options: argparse.Namespace
+) -> dict[tuple[str, str], float]:
     """(setting, load) → mean seconds a step: "quiet", "busy", and "two" at once."""
     first, second = children[::2], children[1::2]
     order = list(zip(first, second, strict=True))[:: -1 if number % 2 else 1]
@@ -93,7 +95,7 @@ def a_round(children: Sequence[Child], number: int, options: argparse.Namespace)
     return found
 
 
-def together(children: Sequence[Child], steps: int) -> float:
+def together(children: Sequence[TrainingProcess], steps: int) -> float:
     """Mean seconds a step of children that train at once."""
     for child in children:
         child.ask(steps)
@@ -119,7 +121,7 @@ def over(turns: Sequence[dict[tuple[str, str], float]], one: tuple[str, str], ot
     return ratio_of([turn[one] / turn[other] for turn in turns]).to_json()
 
 
-class Child:
+class TrainingProcess:
     """A process that holds a stage and does steps when it is asked to."""
 
     def __init__(self, stack: ExitStack, stage: str, spin: str, options: argparse.Namespace) -> None:

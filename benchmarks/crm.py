@@ -30,7 +30,7 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Feed
 from corella_edge.request import Candidate, Request
 from corella_edge.request_message import parse_request
-from corella_edge_runtime.bench import traffic
+from corella_edge_runtime.bench.measure import traffic
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt
@@ -49,7 +49,7 @@ Work = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class OpenedBundle:
     """An opened bundle: encoder, FP32 session, and the requests of its sample."""
 
     name: str
@@ -59,7 +59,7 @@ class Case:
     rows: list[Request]
 
     @classmethod
-    def open(cls, root: Path) -> Case:
+    def open(cls, root: Path) -> OpenedBundle:
         bundle = Bundle.open(root)
         schema, catalog = bundle.schema()
         rows = [row.request for row in traffic.read(bundle, None)]
@@ -76,7 +76,7 @@ class Case:
 def main() -> None:
     options = arguments()
     watch = Watch()
-    found = [bundle(Case.open(root), options) for root in options.bundles]
+    found = [bundle(OpenedBundle.open(root), options) for root in options.bundles]
     load = watch.read()
     figures: Row = {"what": "CRM", "pairs": options.pairs, "load": load, "void": is_void(load), "bundles": found}
     figures["targets"] = targets(figures)
@@ -96,7 +96,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def bundle(case: Case, options: argparse.Namespace) -> Row:
+def bundle(case: OpenedBundle, options: argparse.Namespace) -> Row:
     """Every measurement of one bundle; ceilings come first."""
     found: Row = {"bundle": case.name, "ceilings": ceilings(case)}
     print(f"{case.name}: ceilings {json.dumps(found['ceilings'])}", flush=True)
@@ -113,7 +113,7 @@ def bundle(case: Case, options: argparse.Namespace) -> Row:
     return found
 
 
-def ceilings(case: Case) -> Row:
+def ceilings(case: OpenedBundle) -> Row:
     """Median microseconds of a bare run by candidates, and float32 matrix multiplication of one thread."""
     runs = {}
     for n in SIZES:
@@ -130,7 +130,7 @@ def seconds(work: Work) -> float:
     return time.perf_counter() - began
 
 
-def encoding(case: Case, same: bool) -> Row:
+def encoding(case: OpenedBundle, same: bool) -> Row:
     """Microseconds of `FeatureEncoder.encode` for one candidate; the interval is that of the median."""
     times = []
     for request in case.requests(1, ENCODED, same, 2):
@@ -155,7 +155,7 @@ def parsed(request: Request) -> Request:
     return parse_request(json.loads(json.dumps({"user": user, "candidates": items})))
 
 
-def paths(case: Case, options: argparse.Namespace) -> Iterator[Row]:
+def paths(case: OpenedBundle, options: argparse.Namespace) -> Iterator[Row]:
     """Encode and run against a bare run on prepared arrays."""
     for n in SIZES:
         for kind, same in (("new", False), ("same", True)):
@@ -163,7 +163,7 @@ def paths(case: Case, options: argparse.Namespace) -> Iterator[Row]:
             yield {"candidates": n, "user": kind, "target": TARGETS["path"], **compared(pairs)}
 
 
-def path_pair(case: Case, n: int, same: bool, number: int, options: argparse.Namespace) -> tuple[float, float]:
+def path_pair(case: OpenedBundle, n: int, same: bool, number: int, options: argparse.Namespace) -> tuple[float, float]:
     total = np.zeros(2)
     for request in case.requests(n, per_pair(n, options), same, 100 + number):
         feed, _ = case.encoder.encode(request.user, request.candidates or ())
@@ -175,7 +175,7 @@ def per_pair(n: int, options: argparse.Namespace) -> int:
     return max(5, int(options.requests) * 20 // max(20, n))
 
 
-def whole(case: Case, request: Request) -> None:
+def whole(case: OpenedBundle, request: Request) -> None:
     feed, _ = case.encoder.encode(request.user, request.candidates or ())
     case.crm.probability(feed)
 
@@ -193,13 +193,13 @@ def compared(pairs: Sequence[tuple[float, float]]) -> Row:
     return {"ratio": ratio.to_json(), "totals_ms": [round(1e3 * sum(side), 2) for side in zip(*pairs, strict=True)]}
 
 
-def int8(case: Case) -> Callable[[Feed], object]:
+def int8(case: OpenedBundle) -> Callable[[Feed], object]:
     if not case.bundle.has(INT8):
         raise InputError(f"the bundle has no {INT8}")
     return Crm(case.bundle.path(INT8), case.encoder.schema).logits
 
 
-def torch_eager(case: Case) -> Callable[[Feed], object]:
+def torch_eager(case: OpenedBundle) -> Callable[[Feed], object]:
     """A CRM of the bundle's shape with random weights, eager, one thread."""
     import torch
 
@@ -218,7 +218,7 @@ def torch_eager(case: Case) -> Callable[[Feed], object]:
 
 
 def peers(
-    case: Case, run: Callable[[Feed], object], sizes: Sequence[int], options: argparse.Namespace
+    case: OpenedBundle, run: Callable[[Feed], object], sizes: Sequence[int], options: argparse.Namespace
 ) -> Iterator[Row]:
     """A peer's run against the FP32 session's on the same arrays: above 1 the session is faster."""
     for n in sizes:
@@ -236,7 +236,7 @@ def beside_llm(root: Path, options: argparse.Namespace) -> Row:
     """`Engine.rank` without routed rows, the LLM idle and saturated by turns."""
     with Engine.open(root, threshold="ratio:0", require_llm=True, llm=options.llm) as engine:
         engine.warm_up()
-        case = Case.open(root)
+        case = OpenedBundle.open(root)
         asked = [parsed(r) for r in case.requests(CANDIDATES, 500, False, 5)]
         jobs = prompts(engine, asked)
         calm, busy, read = [], [], engine.stats()["evaluated_tokens"]

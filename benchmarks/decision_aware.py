@@ -21,7 +21,7 @@ from typing import Any
 from corella_edge.errors import InputError
 from corella_edge.routing.curve import cut
 from corella_edge.routing.decision import Reach
-from corella_edge.routing.decision_curve import ALL, Point, RequestLists, curve, ways_of
+from corella_edge.routing.decision_curve import ALL, CurvePoint, RequestLists, curve, ways_of
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import entropy
 from corella_edge.routing.parts import by_time
@@ -83,7 +83,7 @@ def column(rows: LabelledRows, name: str | None) -> Any:
     return rows.inputs[name]
 
 
-def table(points: Sequence[Point], k: int) -> str:
+def table(points: Sequence[CurvePoint], k: int) -> str:
     """The figures for reading."""
     head = f"{'ratio':>6} {'way':<20} {'asked':>7} {'touched':>8} {'ms':>8} {'saved':>6}"
     lines, whole = [f"{head}  NDCG@{k}, and minus asking all"], 0.0

@@ -27,7 +27,7 @@ from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import BundleError, InputError
 from corella_edge.prompt import PromptEncoder, Tokens
 from corella_edge.request import Request
-from corella_edge_runtime.bench import traffic
+from corella_edge_runtime.bench.measure import traffic
 from corella_edge_runtime.llm.backends.thread import ThreadBackend
 from corella_edge_runtime.llm.contract.backend import LlmBackend
 from corella_edge_runtime.llm.contract.messages import Answers, Prompt
@@ -48,7 +48,7 @@ COUNTED = ("prefix_hits", "prefix_misses", "evictions", "expired", "aborted", "d
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class PromptGroup:
     """A user's prompts at one moment, and P(Yes) of each in the deterministic mode; nan before the latest event."""
 
     prompts: Sequence[Prompt]
@@ -56,7 +56,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class Question:
     """One question: some of a group's prompts; seconds to its deadline and until it is called off, None = never."""
 
     group: int
@@ -156,12 +156,12 @@ def moments_of(bundle: Bundle, encoder: PromptEncoder, options: argparse.Namespa
 
 def deterministic(
     model: Model, tokens: Tokens, users: Sequence[Sequence[Sequence[Prompt]]], threads: int
-) -> tuple[list[Group], bool]:
+) -> tuple[list[PromptGroup], bool]:
     """Each user's groups, the last with its exact scores; whether a tenth of these were bit-equal the second time."""
     scorer = YesNoScorer(model, tokens, LlmSettings(threads, deterministic=True))
     try:
         found = [
-            Group(prompts, probabilities(scorer.score(prompts)) if last else np.full(len(prompts), np.nan))
+            PromptGroup(prompts, probabilities(scorer.score(prompts)) if last else np.full(len(prompts), np.nan))
             for moments in users
             for prompts, last in zip(moments, (False, True), strict=True)
         ]
@@ -184,7 +184,7 @@ def probabilities(answers: Answers) -> FloatArray:
     return answers.probability
 
 
-def schedule(users: Sequence[Sequence[Sequence[Prompt]]], rng: np.random.Generator) -> list[Visit]:
+def schedule(users: Sequence[Sequence[Sequence[Prompt]]], rng: np.random.Generator) -> list[Question]:
     """Who comes when: user after user, each returning soon or late, first as before the event and then as after it."""
     timed, group = [], 0
     for start, moments in enumerate(users):
@@ -197,23 +197,23 @@ def schedule(users: Sequence[Sequence[Sequence[Prompt]]], rng: np.random.Generat
     return [visit for _, visit in sorted(timed, key=lambda one: one[0])]
 
 
-def visit_of(group: int, size: int, rng: np.random.Generator) -> Visit:
+def visit_of(group: int, size: int, rng: np.random.Generator) -> Question:
     """All of the prompts, or every other time some, more often few than many; mostly without haste."""
     count = size if rng.random() < 0.5 else int(size ** rng.random())
     chosen = tuple(rng.permutation(size)[:count].tolist())
     mood, seconds = rng.random(), float(rng.random() * LONGEST)
     if mood < HURRIED:
-        return Visit(group, chosen, within=seconds)
-    return Visit(group, chosen, leaves=seconds if mood < HURRIED + GOING else None)
+        return Question(group, chosen, within=seconds)
+    return Question(group, chosen, leaves=seconds if mood < HURRIED + GOING else None)
 
 
-def visited(backend: LlmBackend, groups: Sequence[Group], visits: Sequence[Visit], callers: int) -> FloatArray:
+def visited(backend: LlmBackend, groups: Sequence[PromptGroup], visits: Sequence[Question], callers: int) -> FloatArray:
     """How far all answers are from the deterministic ones."""
     with ThreadPoolExecutor(callers) as pool:
         return np.concatenate(list(pool.map(lambda visit: asked(backend, groups[visit.group], visit), visits)))
 
 
-def asked(backend: LlmBackend, group: Group, visit: Visit) -> FloatArray:
+def asked(backend: LlmBackend, group: PromptGroup, visit: Question) -> FloatArray:
     """The same of one visit: of what it was answered."""
     deadline = None if visit.within is None else time.monotonic() + visit.within
     future = backend.submit([group.prompts[i] for i in visit.chosen], deadline)

@@ -22,7 +22,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 from corella_edge.judge import interval
 from corella_edge.metrics import Bootstrap, sampled_auc, sampled_mean
-from corella_edge.routing.gate_fit import SHARES, Asked, first, fit, usable
+from corella_edge.routing.gate_fit import SHARES, AnsweredRows, first, fit, usable
 from corella_edge.routing.measure import Floats, Margin, entropy
 from corella_edge.routing.parts import by_time
 from corella_edge_runtime.calibrate.log import read
@@ -48,7 +48,7 @@ def measured(log: Path, name: str, draws: int) -> Row:
     """Gains of every measure, and what they were fitted on."""
     parts = by_time(read(log))
     rule = fusion(name, parts.fit)
-    earlier, later = (Asked.of(part, rule) for part in (parts.fit, parts.held))
+    earlier, later = (AnsweredRows.of(part, rule) for part in (parts.fit, parts.held))
     shares = {share: compared(measures(earlier, later, share), later, share, draws) for share in SHARES}
     print(table(shares), file=sys.stderr)
     found = {f"{share:g}": rows for share, rows in shares.items()}
@@ -56,7 +56,7 @@ def measured(log: Path, name: str, draws: int) -> Row:
     return {"what": "gate-forms", "fusion": rule.to_json(), **about, "shares": found}
 
 
-def measures(earlier: Asked, later: Asked, share: float) -> dict[str, Floats]:
+def measures(earlier: AnsweredRows, later: AnsweredRows, share: float) -> dict[str, Floats]:
     """Values float64 [n] of the later rows, by measure; each is fitted on the earlier rows."""
     needs, rng = usable(earlier.inputs), np.random.default_rng(0)
     found = {USUAL: entropy(later.p), "margin": Margin()(later.p), "band": -np.abs(later.p - centre(earlier, share))}
@@ -69,19 +69,19 @@ def measures(earlier: Asked, later: Asked, share: float) -> dict[str, Floats]:
     return {**found, "random": rng.random(len(later.p))}
 
 
-def centre(rows: Asked, share: float) -> float:
+def centre(rows: AnsweredRows, share: float) -> float:
     """The probability around which the share of the rows gains most."""
     draw, benefit = np.random.default_rng(1).random(len(rows.p)), rows.benefit
     gains = [benefit[first(-np.abs(rows.p - at), share, draw)].sum() for at in CENTRES]
     return float(CENTRES[int(np.argmax(gains))])
 
 
-def columns(rows: Asked, needs: tuple[str, ...]) -> Floats:
+def columns(rows: AnsweredRows, needs: tuple[str, ...]) -> Floats:
     """float64 [n, 2 + k] for the trees, which take what is unknown as it is."""
     return np.stack([rows.p, entropy(rows.p), *(rows.inputs[name] for name in needs)], axis=1)
 
 
-def compared(values: Mapping[str, Floats], rows: Asked, share: float, draws: int) -> list[Row]:
+def compared(values: Mapping[str, Floats], rows: AnsweredRows, share: float, draws: int) -> list[Row]:
     """What asking gains at this share, by measure, and how much more than by the entropy."""
     bootstrap, draw, benefit = Bootstrap(rows.user, draws), np.random.default_rng(2).random(len(rows.p)), rows.benefit
     chosen = {name: first(of, share, draw) for name, of in values.items()}

@@ -1,6 +1,6 @@
 """How many routed candidates of returning users need no new answer of the LLM? A replayed stream of sessions.
 
-    python benchmarks/kept_answers.py BUNDLE [--threshold ratio:0.1] [--kept 100000] [--age 3600]
+    python benchmarks/kept_answers.py BUNDLE [--threshold ratio:0.1] [--kept 100000] [--age 3600] [--out …]
 
 The users of the bundle's sample come back in sessions, as they do to a shop: a session is some views of a page of 20
 candidates, each view half new and half from the view before, half a minute apart; between two views the user does
@@ -11,16 +11,19 @@ asked, because how often it would be is all that is counted.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from corella_edge.errors import BundleError
 from corella_edge.json_lines import parse_traffic, read_lines
 from corella_edge.request import Candidate, Event, Request, User
-from corella_edge.routing.kept import Kept, key_of, state_of
+from corella_edge.routing.kept import KeptAnswers, key_of, state_of
 from corella_edge_runtime.engine import Engine
+from harness.results import ended
 
 PAGE, VIEWS, APART, PAUSE = 20, 4, 30.0, 20.0  # candidates, views a session in the mean, seconds; seconds to the next
 CHANCES = (0.0, 0.1, 0.3, 1.0)
@@ -51,7 +54,7 @@ def stream(
         yield time, known[place], page
 
 
-def hit_rate(engine: Engine, kept: Kept, sessions: int, chance: float, seed: int) -> tuple[float, int]:
+def hit_rate(engine: Engine, kept: KeptAnswers, sessions: int, chance: float, seed: int) -> tuple[float, int]:
     """The part of the routed candidates whose answer was kept, and their number."""
     items = engine.encoder.catalog.ids
     for time, user, page in stream(users_of(engine), items, sessions, chance, np.random.default_rng(seed)):
@@ -66,19 +69,33 @@ def hit_rate(engine: Engine, kept: Kept, sessions: int, chance: float, seed: int
     return kept.hits / max(1, routed), routed
 
 
-def main() -> None:
+def main() -> int:
+    options = arguments()
+    return ended("kept_answers", lambda: measured(options), options.out)
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--threshold", default="ratio:0.1")
     parser.add_argument("--kept", type=int, default=100_000)
     parser.add_argument("--age", type=float, default=3600.0)
     parser.add_argument("--sessions", type=int, default=500)
-    given = parser.parse_args()
-    with Engine.open(given.bundle, llm=None, threshold=given.threshold) as engine:
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """The hit rate at each chance of an event between two views, as JSON."""
+    rows = []
+    with Engine.open(options.bundle, llm=None, threshold=options.threshold) as engine:
         for chance in CHANCES:
-            rate, routed = hit_rate(engine, Kept(given.kept, given.age), given.sessions, chance, 1)
-            print(f"an event between views with chance {chance:.1f}: {rate:.1%} of {routed:,} routed candidates")
+            rate, routed = hit_rate(engine, KeptAnswers(options.kept, options.age), options.sessions, chance, 1)
+            rows.append({"event_between_views": chance, "kept": rate, "routed": routed})
+        name = engine.name
+    settings = {name: value for name, value in vars(options).items() if name not in ("bundle", "out")}
+    return {"what": "kept-answers", "bundle": name, "settings": settings, "rows": rows}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

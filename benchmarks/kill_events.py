@@ -39,7 +39,7 @@ Starts = dict[int, int]  # thread → number of its next append
 
 
 @dataclass
-class Found:
+class AppendFaults:
     """Of appends: lost though acknowledged, torn in halves, doubled, out of order; kept though unacknowledged."""
 
     lost: int = 0
@@ -48,7 +48,7 @@ class Found:
     reordered: int = 0
     unacknowledged_kept: int = 0
 
-    def add(self, other: Found) -> None:
+    def add(self, other: AppendFaults) -> None:
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
@@ -62,12 +62,12 @@ def items_of(thread: int, number: int) -> tuple[str, str]:
     return f"{thread}-{number}-a", f"{thread}-{number}-b"
 
 
-def judge(thread: int, acknowledged: int, held: list[str]) -> Found:
+def judge(thread: int, acknowledged: int, held: list[str]) -> AppendFaults:
     """What became of a thread's appends: those below `acknowledged` were answered, that one was perhaps sent."""
     counts = Counter(held)
     numbers = range(max(acknowledged, *(int(item.split("-")[1]) for item in held), 0) + 1)
     there = {n: [counts[item] for item in items_of(thread, n)] for n in numbers}
-    return Found(
+    return AppendFaults(
         lost=sum(there[n] == [0, 0] for n in range(acknowledged)),
         torn=sum((a == 0) != (b == 0) for a, b in there.values()),
         doubled=sum(max(pair) > 1 for pair in there.values()),
@@ -155,7 +155,7 @@ def append_for_ever(store: UserStore, thread: int, start: int) -> None:
         os.write(1, f"{thread} {number}\n".encode())
 
 
-class Server:
+class StoreServer:
     """`corella-edge serve --store`, with clients in this process."""
 
     def __init__(self, bundle: Path, path: Path) -> None:
@@ -241,9 +241,9 @@ class Server:
         self.process, self.address = None, ""
 
 
-def kill_often(victim: Victim, kills: int, seconds: float, seed: int) -> tuple[Starts, Found, int]:
+def kill_often(victim: Victim, kills: int, seconds: float, seed: int) -> tuple[Starts, AppendFaults, int]:
     """The numbers reached, what was found after each kill, and how many came while the process started."""
-    rng, found, early = random.Random(seed), Found(), 0
+    rng, found, early = random.Random(seed), AppendFaults(), 0
     starts = dict.fromkeys(range(THREADS), 0)
     for kill in range(1, kills + 1):
         if kill % 8 == 0:
@@ -269,9 +269,9 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "users.db"
-        victim: Victim = Server(options.bundle, path) if options.bundle else StoreAlone(path)
+        victim: Victim = StoreServer(options.bundle, path) if options.bundle else StoreAlone(path)
         starts, found, early = kill_often(victim, options.kills, options.seconds, options.seed)
-        if isinstance(victim, Server):
+        if isinstance(victim, StoreServer):
             victim.killed_early(0)
     result = {
         "what": "events after SIGKILLs", "against": "corella-edge serve --store" if options.bundle else "the store",

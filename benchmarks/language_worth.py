@@ -7,7 +7,7 @@ BASE is the run whose base model all is held against. `--plain` asks the checkpo
 `--llm` the LLM of a finished RUN.
 
 Asked are the test rows of `--users` users drawn by seed (0: all), and `--new` further rows of items without a training
-row (`harness.worth_rows`): where people gave both labels, at most `--most` neighbouring rows of each user (0: all);
+row (`harness.worth_rows`): where people gave both labels, the rows of `--most` events of each user (0: all);
 where the rows with label 0 were drawn, pairs of a liked and another item, and DATA is to be prepared with
 `--hide-items`. "All rows" are those of the first draw. Fusion (`stack`) and thresholds are fitted on validation rows of
 the same make. Routed are the rows with the highest entropy of the base model, so many as the share says on validation
@@ -53,8 +53,8 @@ from corella_edge_export.training.stage import last_of
 from corella_edge_export.training.tasks.crm import tensors
 from corella_edge_export.training.tasks.llm import LlmReader, predict
 from harness.results import ended
-from harness.worth_rows import ALL, KNOWN, NEW, Floats, Mask, Rows, asked
-from new_items import Asked, feeds
+from harness.worth_rows import ALL, KNOWN, NEW, Floats, Mask, SplitRows, asked
+from new_items import LabelledPairs, feeds
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 Row = dict[str, Any]
@@ -70,7 +70,12 @@ def main() -> None:
     parser.add_argument("--llm", type=named, action="append", default=[], metavar="NAME=RUN")
     parser.add_argument("--users", type=int, default=700)
     parser.add_argument("--new", type=int, default=400)
-    parser.add_argument("--most", type=int, default=10, help="rows of a user where people gave both labels")
+    parser.add_argument(
+        "--most",
+        type=int,
+        default=10,
+        help="events of a user whose rows are asked about, where people gave both labels",
+    )
     parser.add_argument("--valid", type=float, default=0.55, help="validation users for each test user")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, required=True)
@@ -92,7 +97,7 @@ def measured(options: argparse.Namespace) -> Row:
     data = PreparedData.open(options.data)
     base = opened(options.base, data)
     rows = drawn(data, options)
-    kept = Kept(options.keep)
+    kept = KeptScores(options.keep)
     crm = {part: kept.of(f"base-{options.base.name}", of, partial(base_scores, base)) for part, of in rows.items()}
     rows = {part: of.with_thirds(crm[part]) for part, of in rows.items()}
     rare = {part: rarity(data, of) for part, of in rows.items()} if data.info.get("negatives") else None
@@ -110,7 +115,7 @@ def measured(options: argparse.Namespace) -> Row:
     }  # fmt: skip
 
 
-def drawn(data: PreparedData, options: argparse.Namespace) -> dict[str, Rows]:
+def drawn(data: PreparedData, options: argparse.Namespace) -> dict[str, SplitRows]:
     """The test rows that are asked, and validation rows of the same make."""
     users = options.users or len(np.unique(data.split("test").users))
     sizes = {"test": (users, options.new), "valid": (round(users * options.valid), round(options.new * options.valid))}
@@ -122,10 +127,10 @@ def opened(folder: Path, data: PreparedData) -> Run:
     return Run(folder, recipe_of(folder / "run.json"), data)
 
 
-Score = Callable[[Rows], tuple[Floats, Cost]]  # float64 [n], and what was read for it
+Score = Callable[[SplitRows], tuple[Floats, Cost]]  # float64 [n], and what was read for it
 
 
-def rarity(data: PreparedData, rows: Rows) -> Floats:
+def rarity(data: PreparedData, rows: SplitRows) -> Floats:
     """float64 [n], 1 / (2 + likes of the row's item in training rows), whose log-odds are -ln(1 + likes).
 
     Rows with label 0 were drawn by how often an item was taken; the less that was, the likelier is label 1.
@@ -135,14 +140,14 @@ def rarity(data: PreparedData, rows: Rows) -> Floats:
     return np.asarray(1.0 / (2.0 + count[rows.split.items]))
 
 
-def with_rarity(crm: dict[str, Floats], rare: dict[str, Floats], rows: dict[str, Rows]) -> dict[str, Floats]:
+def with_rarity(crm: dict[str, Floats], rare: dict[str, Floats], rows: dict[str, SplitRows]) -> dict[str, Floats]:
     """The base model with that count beside it, by a logistic regression on validation rows."""
     parts = {name: scored(crm[name], rare[name], rows[name]) for name in rows}
     rule = fusion("stack", parts["valid"].part(rows["valid"].drawn), 0.0)
     return {name: fused(part, part.answered, rule) for name, part in parts.items()}
 
 
-class Kept:
+class KeptScores:
     """Scores in a folder; what was made in this call, with its processor seconds."""
 
     def __init__(self, folder: Path) -> None:
@@ -150,7 +155,7 @@ class Kept:
         folder.mkdir(parents=True, exist_ok=True)
         self.took: dict[str, Row] = {}
 
-    def of(self, model: str, rows: Rows, score: Score) -> Floats:
+    def of(self, model: str, rows: SplitRows, score: Score) -> Floats:
         """float64 [n], nan where there is no answer."""
         name = f"{model}-{rows.name}-{rows.key}"
         path, about = self.folder / f"{name}.f64", self.folder / f"{name}.json"
@@ -165,11 +170,11 @@ class Kept:
         return np.frombuffer(path.read_bytes(), dtype=np.float64)
 
 
-def base_scores(run: Run, rows: Rows) -> tuple[Floats, Cost]:
+def base_scores(run: Run, rows: SplitRows) -> tuple[Floats, Cost]:
     """P(label = 1) of the rows by the run's base model."""
     schema, catalog = run.fit_inputs()
     encoded, model = EncodedRows(run.data, rows.name, FeatureEncoder(schema, catalog)), run.crm("crm")
-    given = Asked(rows.origin, rows.split.items.astype(np.int64), rows.split.labels, drawn=True)
+    given = LabelledPairs(rows.origin, rows.split.items.astype(np.int64), rows.split.labels, drawn=True)
     with torch.inference_mode():
         logits = [model(tensors(feed)).double() for feed in feeds(encoded, given, words=True)]
     return torch.sigmoid(torch.cat(logits)).numpy(), {"tokens": 0}
@@ -183,20 +188,20 @@ def llms(options: argparse.Namespace, data: PreparedData) -> Iterator[tuple[str,
         yield name, partial(asked_run, folders[0], data)
 
 
-def asked_plainly(recipe: Recipe, base: Path, data: PreparedData, rows: Rows) -> tuple[Floats, Cost]:
+def asked_plainly(recipe: Recipe, base: Path, data: PreparedData, rows: SplitRows) -> tuple[Floats, Cost]:
     """P(Yes) by the recipe's checkpoint as it is, in its precision."""
     run = Run(base, replace(recipe, crm=opened(base, data).recipe.crm), data, base_dtype(recipe.llm, "cpu"))
     return answered(run, checkpoint_model(Path(recipe.llm.path), run.base_dtype).eval(), rows)
 
 
-def asked_run(folder: Path, data: PreparedData, rows: Rows) -> tuple[Floats, Cost]:
+def asked_run(folder: Path, data: PreparedData, rows: SplitRows) -> tuple[Floats, Cost]:
     """P(Yes) by a finished run's LLM, in the precision it was trained in."""
     run = Run.open(folder, data)
     run.base_dtype = base_dtype(run.recipe.llm, "cpu")
     return answered(run, run.llm(), rows)
 
 
-def answered(run: Run, model: Any, rows: Rows) -> tuple[Floats, Cost]:
+def answered(run: Run, model: Any, rows: SplitRows) -> tuple[Floats, Cost]:
     """P(Yes) float64 [n]; how many tokens were read, and how many the rows' prompts have one by one, on average."""
     builder = run.builder()
     reader: LlmReader = run.reader(model, builder)
@@ -233,7 +238,7 @@ def told(options: argparse.Namespace, name: str, data: PreparedData) -> Row:
     }  # fmt: skip
 
 
-def judged(crm: dict[str, Floats], llm: dict[str, Floats], rows: dict[str, Rows]) -> Row:
+def judged(crm: dict[str, Floats], llm: dict[str, Floats], rows: dict[str, SplitRows]) -> Row:
     """Figures of one language model: alone, and at each routed share."""
     valid, test = (scored(crm[name], llm[name], rows[name]) for name in ("valid", "test"))
     fit, draw = valid.part(rows["valid"].drawn), draws(rows["test"])
@@ -255,7 +260,7 @@ def judged(crm: dict[str, Floats], llm: dict[str, Floats], rows: dict[str, Rows]
 
 
 def by_newness(
-    valid: ScoredRows, test: ScoredRows, rows: dict[str, Rows], threshold: float, gain: Callable[..., Row]
+    valid: ScoredRows, test: ScoredRows, rows: dict[str, SplitRows], threshold: float, gain: Callable[..., Row]
 ) -> Row:
     """Gains where new items and known ones have weights of their own; nothing where too few rows could tell them."""
     if rows["valid"].new.sum() < ENOUGH or NEW not in rows["test"].parts:
@@ -268,7 +273,7 @@ def by_newness(
     return {"weights by newness": {"weights": weights, ALL: gain(final), NEW: gain(final, NEW)}}
 
 
-def as_many(chosen: Mask, answered: Mask, rows: Rows) -> Mask:
+def as_many(chosen: Mask, answered: Mask, rows: SplitRows) -> Mask:
     """As many answered rows of each part as were chosen, drawn by seed: what an order by entropy is held against."""
     found, rng = np.zeros_like(chosen), np.random.default_rng(0)
     for part in (rows.new, ~rows.new):
@@ -277,7 +282,7 @@ def as_many(chosen: Mask, answered: Mask, rows: Rows) -> Mask:
     return found
 
 
-def hardest_rows(test: ScoredRows, chosen: Mask, rows: Rows, rule: Fusion) -> Mask:
+def hardest_rows(test: ScoredRows, chosen: Mask, rows: SplitRows, rule: Fusion) -> Mask:
     """As many rows of the first draw as were chosen there: those whose log-loss falls most by asking, labels known."""
     found, final = np.zeros_like(chosen), fused(test, test.answered, rule)
     part = replace(test, llm=np.where(test.answered, final, np.nan)).part(rows.drawn)
@@ -285,17 +290,17 @@ def hardest_rows(test: ScoredRows, chosen: Mask, rows: Rows, rule: Fusion) -> Ma
     return found
 
 
-def scored(crm: Floats, llm: Floats, rows: Rows) -> ScoredRows:
+def scored(crm: Floats, llm: Floats, rows: SplitRows) -> ScoredRows:
     users = rows.split.users.astype(np.int64)
     return ScoredRows(crm, crm, llm, rows.split.labels, users, rows.seen, rows.new)
 
 
-def draws(rows: Rows) -> dict[str, Bootstrap]:
+def draws(rows: SplitRows) -> dict[str, Bootstrap]:
     """The draws of users of each part."""
     return {part: Bootstrap(rows.split.users[mask]) for part, mask in rows.parts.items()}
 
 
-def alone(scores: Floats, rows: Rows, draw: dict[str, Bootstrap], base: Figures | None = None) -> Row:
+def alone(scores: Floats, rows: SplitRows, draw: dict[str, Bootstrap], base: Figures | None = None) -> Row:
     """AUC and UAUC (of a pair: whether it is in the right order) with intervals, by part; with `base` the paired gains
     over it."""
     found: Row = {}
@@ -307,13 +312,13 @@ def alone(scores: Floats, rows: Rows, draw: dict[str, Bootstrap], base: Figures 
     return found
 
 
-def gain_of(rows: Rows, draw: dict[str, Bootstrap], base: Figures, scores: Floats, part: str = ALL) -> Row:
+def gain_of(rows: SplitRows, draw: dict[str, Bootstrap], base: Figures, scores: Floats, part: str = ALL) -> Row:
     """The gain of scores float64 [n] in AUC over the base model, in a part of the rows."""
     mask = rows.parts[part]
     return interval(sampled_auc(scores[mask], rows.split.labels[mask], draw[part]).gain(base[part]["auc"]))
 
 
-def figures(scores: Floats, rows: Rows, draw: dict[str, Bootstrap]) -> Figures:
+def figures(scores: Floats, rows: SplitRows, draw: dict[str, Bootstrap]) -> Figures:
     """AUC and UAUC of each part under the draws."""
     found: Figures = {}
     for part, mask in rows.parts.items():
@@ -322,7 +327,7 @@ def figures(scores: Floats, rows: Rows, draw: dict[str, Bootstrap]) -> Figures:
     return found
 
 
-def counts(rows: Rows) -> Row:
+def counts(rows: SplitRows) -> Row:
     return {part: {"rows": int(mask.sum()), "users": len(np.unique(rows.split.users[mask])),
                    "items": len(np.unique(rows.split.items[mask]))} for part, mask in rows.parts.items()}  # fmt: skip
 

@@ -27,7 +27,7 @@ from harness.options import check_words, words
 from harness.process import memory, start_up
 from harness.results import write
 from peers.table import KNOWN, check_names
-from scenarios.scoring.blocks import Plan, block
+from scenarios.scoring.blocks import MeasuringPlan, block
 from scenarios.scoring.bulk import bulk, ceilings_of
 from scenarios.scoring.kept import check as check_kept
 from scenarios.scoring.kept import merged, stamped
@@ -112,7 +112,7 @@ def of_model(name: str, options: argparse.Namespace, result: dict[str, Any]) -> 
     """One model: ceilings first, then its shapes."""
     shapes, peers, types = (given or usual for given, usual in zip(
         (options.shapes, options.peers, options.types), DEFAULTS[name], strict=True))  # fmt: skip
-    plan = Plan(options.threads, options.pairs, options.scan, types, options.retries)
+    plan = MeasuringPlan(options.threads, options.pairs, options.scan, types, options.retries)
     if set(shapes) - {"d"}:  # a file is needed
         made = subject(name, options.work, types, options.trained, options.data)
         if "b" in shapes or {"a1", "a2"} & set(shapes):
@@ -128,7 +128,7 @@ def of_model(name: str, options: argparse.Namespace, result: dict[str, Any]) -> 
         of_bundle(options, result)
 
 
-def of_shape(shape: str, made: Subject, peers: tuple[str, ...], plan: Plan, result: dict[str, Any]) -> None:
+def of_shape(shape: str, made: Subject, peers: tuple[str, ...], plan: MeasuringPlan, result: dict[str, Any]) -> None:
     """One block, printed when it is done."""
     if shape in ("d", "m"):
         return

@@ -30,7 +30,7 @@ from harness.options import check_words, numbers, words
 from harness.pairs import ENOUGH, OURS, Pair, alternate, median_ms, ratio
 from harness.quiet import Watch, is_void, undisturbed
 from harness.results import ended
-from harness.shapes import Prompts
+from harness.shapes import PromptStream
 from harness.variants import CANDIDATES, CHANGES, PREFIX, opened, slate
 
 SUFFIXES = (8, 15, 40)
@@ -103,7 +103,7 @@ def blocks(options: argparse.Namespace) -> Iterator[Row]:
 
 def block(made: Subject, kind: str, suffix: int, rounds: int, threads: int) -> Row:
     """All changes at one length of the suffixes."""
-    stream, answers, decodes = Prompts(made.vocab, seed=19), list[dict[str, list[float]]](), dict[str, int]()
+    stream, answers, decodes = PromptStream(made.vocab, seed=19), list[dict[str, list[float]]](), dict[str, int]()
     watch = Watch()
 
     def run(_: int, steps: Sequence[str]) -> list[float]:

@@ -25,12 +25,13 @@ import numpy as np
 
 from corella_edge.request import Request
 from corella_edge.routing.load import Draws, Load, reached
-from corella_edge_runtime.bench import slo, traffic
-from corella_edge_runtime.bench.circumstances import Noise
-from corella_edge_runtime.bench.seen import Meanwhile, Seen, Spot, sliced
-from corella_edge_runtime.bench.slo import Measured, Row
-from corella_edge_runtime.bench.supply import bodies
-from corella_edge_runtime.bench.target import InProcess, rest
+from corella_edge_runtime.bench.measure import traffic
+from corella_edge_runtime.bench.measure.supply import bodies
+from corella_edge_runtime.bench.measure.target import InProcess, rest
+from corella_edge_runtime.bench.results import slo
+from corella_edge_runtime.bench.results.circumstances import Noise
+from corella_edge_runtime.bench.results.seen import Meanwhile, Seen, Spot, sliced
+from corella_edge_runtime.bench.results.slo import Measured, Row
 from corella_edge_runtime.engine import Engine
 from harness.quiet import Watch, is_void
 from harness.results import ended

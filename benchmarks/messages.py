@@ -23,12 +23,12 @@ import numpy as np
 from corella_edge.errors import CorellaError
 from corella_edge.request_json import request_body
 from corella_edge_runtime.bench.load.mix import Stream, mix
-from harness.checkout import HERE, Asked, asked, environment
+from harness.checkout import HERE, ModuleProcess, asked, environment
 from harness.judged import at_least, at_most
 from harness.load.saturation import saturation
 from harness.load.server import Server
-from harness.load.setting import Setting
-from harness.load.traffic import Source, prepared
+from harness.load.setting import ServerUnderLoad
+from harness.load.traffic import TrafficSource, prepared
 from harness.pairs import ratio_of
 from harness.quiet import Watch, cpu_seconds, is_void
 from harness.report import finish
@@ -40,7 +40,7 @@ Row = dict[str, Any]
 TARGETS: Row = {"messages": 0.4, "rank": {100: 1.5, 20: 2.0}, "saturation": 2.0}
 
 
-def turn(child: Asked, what: str, candidates: int, bodies: int) -> Row:
+def turn(child: ModuleProcess, what: str, candidates: int, bodies: int) -> Row:
     """One turn of a checkout at work on bodies."""
     return child.ask(json.dumps({"what": what, "candidates": candidates, "bodies": bodies}))
 
@@ -75,7 +75,7 @@ def arguments() -> argparse.Namespace:
 
 def bundle(root: Path, options: argparse.Namespace) -> Row:
     """Every measurement of one bundle."""
-    source, folder = Source.open(root), options.work.resolve()
+    source, folder = TrafficSource.open(root), options.work.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     for n in SIZES:
         bodies = [request_body(request).decode() for request in source.strangers(400, n, 1, "ratio:0")]
@@ -111,7 +111,7 @@ def turns(number: int) -> Sequence[str]:
     return ("old", "new") if number % 2 else ("new", "old")
 
 
-def compared(children: Mapping[str, Asked], n: int, options: argparse.Namespace) -> Row:
+def compared(children: Mapping[str, ModuleProcess], n: int, options: argparse.Namespace) -> Row:
     for one in children.values():
         turn(one, "messages", n, options.requests)
     times: dict[str, list[Row]] = {"new": [], "old": []}
@@ -138,7 +138,7 @@ def median(values: Sequence[float]) -> float:
     return round(float(np.median(values)), 1)
 
 
-def http(root: Path, source: Source, sides: Mapping[str, Path], options: argparse.Namespace) -> Row:
+def http(root: Path, source: TrafficSource, sides: Mapping[str, Path], options: argparse.Namespace) -> Row:
     """Both servers run; one is asked at a time."""
     requests = prepared(source.strangers(400, 100, 2, "ratio:0"))
     with ExitStack() as stack:
@@ -147,7 +147,7 @@ def http(root: Path, source: Source, sides: Mapping[str, Path], options: argpars
             log = options.work / f"{side}.log"
             server = stack.enter_context(Server(root, log, ["--no-llm"], environment(path)))
             server.wait_ready()
-            settings[side] = Setting(server, source, options.core)
+            settings[side] = ServerUnderLoad(server, source, options.core)
         costs: dict[str, list[float]] = {"new": [], "old": []}
         for number in range(-1, options.pairs):
             for side in turns(number):
@@ -166,7 +166,7 @@ def http(root: Path, source: Source, sides: Mapping[str, Path], options: argpars
     return found
 
 
-def cost(run: Setting, requests: list[bytes], options: argparse.Namespace, number: int) -> float:
+def cost(run: ServerUnderLoad, requests: list[bytes], options: argparse.Namespace, number: int) -> float:
     """CPU seconds of the server a request."""
     load = mix([Stream("easy", options.rate, requests)], options.seconds, 100 + number)
     before = cpu_seconds(run.server.pid)

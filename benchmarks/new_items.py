@@ -57,7 +57,7 @@ Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LabelledPairs:
     """Rows of a split, int64 [n], each with the item to score and its label; `drawn`: the items with label 0 are."""
 
     rows: Indices
@@ -92,7 +92,7 @@ def measured(options: argparse.Namespace) -> Row:
     return {"what": "new items", "data": data.info["name"], "seed": options.seed, **told, "vector": vector}
 
 
-def asked_of(data: PreparedData, seed: int) -> Asked:
+def asked_of(data: PreparedData, seed: int) -> LabelledPairs:
     """The test rows of items without training rows. Raises InputError where there are none."""
     split = data.split("test")
     cold = np.flatnonzero(data.unseen_items(split)).astype(np.int64)
@@ -100,10 +100,10 @@ def asked_of(data: PreparedData, seed: int) -> Asked:
         raise InputError(f"{data.root}: each test row's item has training rows; prepare the data with --hide-items")
     items, labels = split.items[cold].astype(np.int64), split.labels[cold].astype(np.int8)
     if len(np.unique(labels)) == 2:
-        return Asked(cold, items, labels, drawn=False)
+        return LabelledPairs(cold, items, labels, drawn=False)
     others = others_for(data, split, cold, np.unique(items), np.random.default_rng(seed))
     both = np.repeat(np.array([1, 0], np.int8), len(cold))
-    return Asked(np.tile(cold, 2), np.concatenate([items, others]), both, drawn=True)
+    return LabelledPairs(np.tile(cold, 2), np.concatenate([items, others]), both, drawn=True)
 
 
 def others_for(data: PreparedData, split: Split, rows: Indices, new: Indices, rng: np.random.Generator) -> Indices:
@@ -120,7 +120,7 @@ def others_for(data: PreparedData, split: Split, rows: Indices, new: Indices, rn
     return found
 
 
-def judged(run: Run, asked: Asked) -> Row:
+def judged(run: Run, asked: LabelledPairs) -> Row:
     """AUC of the run's base model with the items' words and without, and the gain; what INT8 changes of it."""
     schema, catalog = run.fit_inputs()
     rows, model = EncodedRows(run.data, "test", FeatureEncoder(schema, catalog)), run.crm("crm")
@@ -134,7 +134,7 @@ def judged(run: Run, asked: Asked) -> Row:
             "gain": interval(known.gain(oov)), "int8": cost(run, model, rows, asked)}  # fmt: skip
 
 
-def cost(run: Run, model: CrmModel, rows: EncodedRows, asked: Asked) -> Row | None:
+def cost(run: Run, model: CrmModel, rows: EncodedRows, asked: LabelledPairs) -> Row | None:
     """AUC, and NDCG@10 of a run that ranks, with INT8 vectors of the asked items minus float32 ones; None without."""
     items, texts = np.unique(asked.items), texts_of(run.data, run.recipe.crm.text)
     with tempfile.TemporaryDirectory() as folder:
@@ -157,7 +157,7 @@ def cost(run: Run, model: CrmModel, rows: EncodedRows, asked: Asked) -> Row | No
     } | {"cosine_mean": float(cosines.mean()), "cosine_lowest": float(cosines.min())}  # fmt: skip
 
 
-def qualities(model: CrmModel, rows: EncodedRows, asked: Asked, ranks: bool) -> dict[str, Sampled]:
+def qualities(model: CrmModel, rows: EncodedRows, asked: LabelledPairs, ranks: bool) -> dict[str, Sampled]:
     """AUC of the asked rows and, where the run ranks, NDCG@10 of their own items in the whole catalogue."""
     auc = sampled_auc(scored(model, rows, asked, True), asked.labels, Bootstrap(rows.split.users[asked.rows]))
     if not ranks:
@@ -184,13 +184,13 @@ def vectors_of(model: CrmModel, items: Indices, vectors: npt.NDArray[np.float32]
                 table[items] = old
 
 
-def scored(model: CrmModel, rows: EncodedRows, asked: Asked, words: bool) -> npt.NDArray[np.float32]:
+def scored(model: CrmModel, rows: EncodedRows, asked: LabelledPairs, words: bool) -> npt.NDArray[np.float32]:
     """The logits of the asked rows, float32 [n]."""
     with torch.inference_mode():
         return np.concatenate([model(tensors(feed)).numpy() for feed in feeds(rows, asked, words)])
 
 
-def feeds(rows: EncodedRows, asked: Asked, words: bool) -> Iterator[Feed]:
+def feeds(rows: EncodedRows, asked: LabelledPairs, words: bool) -> Iterator[Feed]:
     """The inputs of the asked rows, some at a time; without `words` the items are of unknown rows of the catalogue."""
     for start in range(0, len(asked.rows), AT_ONCE):
         part = slice(start, start + AT_ONCE)

@@ -96,15 +96,15 @@ def measured(options: argparse.Namespace) -> Json:
     """Make what is asked for, then collect all that is there."""
     check_words(options, {"only": [case.name for case in CASES]})
     for case in (case for case in CASES if case.name in options.only):
-        place = Place(options.work / case.name)
+        place = CaseFolder(options.work / case.name)
         prepare(case, options.data / case.folder, place)
         for seed in options.seeds:
             bundle(place, int(seed), options.again)
-    found = {case.name: collected(case, Place(options.work / case.name)) for case in CASES}
+    found = {case.name: collected(case, CaseFolder(options.work / case.name)) for case in CASES}
     return {"what": "own tables", "tables": {name: one for name, one in found.items() if one["seeds"]}}
 
 
-class Place:
+class CaseFolder:
     """The folder of a case, and how long each step took there."""
 
     def __init__(self, folder: Path) -> None:
@@ -138,7 +138,7 @@ class Place:
         self.kept.write_text(json.dumps({**self.steps, name: took}, indent=1), "utf-8")
 
 
-def prepare(case: Case, source: Path, place: Place) -> None:
+def prepare(case: Case, source: Path, place: CaseFolder) -> None:
     """`init` and its answers, or the publisher's reader; then the prepared folder."""
     data = place / "data"
     if case.reader:
@@ -150,7 +150,7 @@ def prepare(case: Case, source: Path, place: Place) -> None:
     place.step("prepare", data, "prepare", "table", "--config", description, "--out", data)
 
 
-def described(case: Case, source: Path, place: Place) -> str:
+def described(case: Case, source: Path, place: CaseFolder) -> str:
     """The data.toml of a case that has no reader of its own."""
     if case.describe:
         place.folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def answered(proposed: str, edits: tuple[tuple[str, str], ...]) -> str:
     return proposed
 
 
-def bundle(place: Place, seed: int, again: bool) -> None:
+def bundle(place: CaseFolder, seed: int, again: bool) -> None:
     """Everything behind the prepared data, for one seed."""
     data, run, made = place / "data", place / f"run-{seed}", place / f"bundle-{seed}"
     test, timed = place / f"test-{seed}", place / f"benchmark-{seed}"
@@ -193,7 +193,7 @@ def bundle(place: Place, seed: int, again: bool) -> None:
                "benchmark", made, "--scenario", "single", "--ratios", RATIOS, "--out", timed)  # fmt: skip
 
 
-def serve(place: Place, seed: int, made: Path) -> Json:
+def serve(place: CaseFolder, seed: int, made: Path) -> Json:
     """Held-out requests over HTTP to a server of its own, held against `score` of the same lines."""
     lines = list(itertools.islice((place / "data" / "requests.jsonl").open("rb"), SERVED))
     asked, offline = place / f"asked-{seed}.jsonl", place / f"offline-{seed}.jsonl"
@@ -227,7 +227,7 @@ def differences(answers: list[Json], expected: list[Json]) -> Iterator[float]:
             yield 1.0 if one["item"] != same["item"] else abs(one["probability"] - same["probability"])
 
 
-def collected(case: Case, place: Place) -> Json:
+def collected(case: Case, place: CaseFolder) -> Json:
     """What the steps noted: figures alone, no row and no id of the data."""
     seeds = sorted(int(path.parent.name.rpartition("-")[2]) for path in place.folder.glob("benchmark-*/benchmark.json"))
     if not seeds:
@@ -238,7 +238,7 @@ def collected(case: Case, place: Place) -> Json:
             "seeds": {str(seed): of_seed(place, seed) for seed in seeds}}  # fmt: skip
 
 
-def of_seed(place: Place, seed: int) -> Json:
+def of_seed(place: CaseFolder, seed: int) -> Json:
     """One seed's models: how trained, how good, how served, how fast, how large."""
     made = place / f"bundle-{seed}"
     recipe = _read(made / "manifest.json")["about"]["recipe"]

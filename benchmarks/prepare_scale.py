@@ -125,7 +125,7 @@ def watched(work: Path, memory: str, limit: int) -> Json:
     start = time.perf_counter()
     bound = (lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))) if limit else None
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=bound)
-    steps: list[Step] = []
+    steps: list[PreparationStep] = []
     reader = threading.Thread(target=_steps, args=(process, start, steps))
     reader.start()
     resident = working = 0
@@ -137,7 +137,7 @@ def watched(work: Path, memory: str, limit: int) -> Json:
     if process.returncode:
         raise InputError(f"the preparation ended with {process.returncode}: {steps[-1].text if steps else ''}")
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    steps.append(Step("", time.perf_counter() - start, used.ru_utime + used.ru_stime))
+    steps.append(PreparationStep("", time.perf_counter() - start, used.ru_utime + used.ru_stime))
     return {
         "seconds": round(steps[-1].at, 1), "cpu_seconds": round(steps[-1].cpu, 1), "resident_bytes": resident,
         "working_bytes": working,
@@ -147,7 +147,7 @@ def watched(work: Path, memory: str, limit: int) -> Json:
 
 
 @dataclass(frozen=True)
-class Step:
+class PreparationStep:
     """What the preparation says it does, from when on (seconds), and the processor time it has used till then."""
 
     text: str
@@ -155,13 +155,13 @@ class Step:
     cpu: float
 
 
-def _steps(process: subprocess.Popen[str], start: float, steps: list[Step]) -> None:
+def _steps(process: subprocess.Popen[str], start: float, steps: list[PreparationStep]) -> None:
     for line in process.stderr or ():
         text, at = line.strip(), time.perf_counter() - start
         print(f"{at:8.1f} s  {text}", file=sys.stderr)
         # The command to type next is no step, and names folders of this machine.
         if not text.startswith("next: "):
-            steps.append(Step(text.removesuffix(" \u2026"), at, _cpu(process.pid)))
+            steps.append(PreparationStep(text.removesuffix(" \u2026"), at, _cpu(process.pid)))
 
 
 def _cpu(pid: int) -> float:

@@ -23,7 +23,7 @@ from corella_edge.metrics import Bootstrap, row_loss, sampled_ece
 from corella_edge.routing.fit import fitting
 from corella_edge.routing.fit_maps import fit_maps
 from corella_edge.routing.fusion import Fusion
-from corella_edge.routing.gate_fit import Asked, first, fit, learn
+from corella_edge.routing.gate_fit import AnsweredRows, first, fit, learn
 from corella_edge.routing.labelled import Floats, LabelledRows, Mask
 from corella_edge.routing.maps import KINDS, PLAIN
 from corella_edge.routing.measure import Band, Disagreement, Entropy, Margin, Measure
@@ -96,8 +96,8 @@ def versus(parts: Parts, rule: Fusion, shares: Sequence[float], rng: np.random.G
 def learned(rows: LabelledRows, rule: Fusion, rng: np.random.Generator, draws: int) -> Measure:
     """The gate of the kind that does best within the earlier part, fitted on all of it; whether it is better or not."""
     inner = by_time(rows, 2 / 3)
-    found = learn(Asked.of(inner.fit, rule), Asked.of(inner.held, rule), rng, draws=draws)
-    asked, (kind, strength, _) = Asked.of(rows, rule), found.form
+    found = learn(AnsweredRows.of(inner.fit, rule), AnsweredRows.of(inner.held, rule), rng, draws=draws)
+    asked, (kind, strength, _) = AnsweredRows.of(rows, rule), found.form
     return fit(kind, asked.p, asked.benefit, asked.inputs, found.gate.needs, strength)
 
 

@@ -50,7 +50,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SentRequest:
     """One request that was sent: which, when it was meant to be and how long its answer took (seconds), the answer."""
 
     number: int
@@ -61,7 +61,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DeploymentStep:
     """One deployment: when it was written and when the server had taken it up, seconds of `time.monotonic()`."""
 
     kind: str
@@ -98,7 +98,7 @@ def measured(options: argparse.Namespace, work: Path) -> Json:
     sites.create(site, versions[0])
     for version in versions[1:]:
         sites.add(site, version)
-    with Server(site) as server:
+    with SiteServer(site) as server:
         steps, asked, cpu = under_load(server, site, requests, options)
     offline = {(label, i): scores for path in versions for label, i, scores in scored(path, requests)}
     wrong, judged = judgement(asked, offline)
@@ -142,7 +142,7 @@ def drawn(root: Path, candidates: int) -> list[Json]:
     return made
 
 
-class Server:
+class SiteServer:
     """`corella-edge serve SITE` as a process of its own; ready when entered, stopped by SIGTERM."""
 
     def __init__(self, site: Path) -> None:
@@ -152,7 +152,7 @@ class Server:
         self.host, _, port = self.process.stdout.readline().split("http://")[-1].strip().rpartition(":")
         self.port, self.site = int(port), site
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> SiteServer:
         self.dealt_with(1)
         return self
 
@@ -179,10 +179,10 @@ class Server:
 
 
 def under_load(
-    server: Server, site: Path, requests: Sequence[Json], options: argparse.Namespace
-) -> tuple[list[Step], list[Asked], float]:
+    server: SiteServer, site: Path, requests: Sequence[Json], options: argparse.Namespace
+) -> tuple[list[DeploymentStep], list[SentRequest], float]:
     """All deployments, while requests arrive; and the generator's share of a core."""
-    steps: list[Step] = []
+    steps: list[DeploymentStep] = []
     failures: list[BaseException] = []
     done = threading.Event()
 
@@ -204,7 +204,7 @@ def under_load(
     return steps, asked, (sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) - used) / (time.monotonic() - began)
 
 
-def deployed(server: Server, site: Path, options: argparse.Namespace) -> Iterator[Step]:
+def deployed(server: SiteServer, site: Path, options: argparse.Namespace) -> Iterator[DeploymentStep]:
     """The deployments in a seeded order, the first a swap."""
     rng, known = random.Random(1), sites.versions(site)
     order = ["swap"] * (options.swaps - 1) + ["rollback"] * options.rollbacks
@@ -215,11 +215,13 @@ def deployed(server: Server, site: Path, options: argparse.Namespace) -> Iterato
         began = time.monotonic()
         _, now = sites.change(site, partial(promoted, version=version) if kind == "swap" else rolled_back)
         server.dealt_with(now.serial)
-        yield Step(kind, began, time.monotonic(), server.memory())
+        yield DeploymentStep(kind, began, time.monotonic(), server.memory())
     time.sleep(options.pause)
 
 
-async def arriving(server: Server, requests: Sequence[Json], rate: float, done: threading.Event) -> list[Asked]:
+async def arriving(
+    server: SiteServer, requests: Sequence[Json], rate: float, done: threading.Event
+) -> list[SentRequest]:
     """Requests in random moments until `done`; then wait for the last answers."""
     rng, tasks, at = random.Random(2), [], time.monotonic()
     bodies = [json.dumps(request).encode() for request in requests]
@@ -231,7 +233,7 @@ async def arriving(server: Server, requests: Sequence[Json], rate: float, done: 
     return await asyncio.gather(*tasks)
 
 
-async def asked_at(server: Server, number: int, body: bytes, at: float) -> Asked:
+async def asked_at(server: SiteServer, number: int, body: bytes, at: float) -> SentRequest:
     """Send a request; a connection that fails has the status 0."""
     head = f"POST /v1/rank HTTP/1.1\r\nHost: {server.host}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     try:
@@ -242,7 +244,9 @@ async def asked_at(server: Server, number: int, body: bytes, at: float) -> Asked
         status = int(answer.split(None, 2)[1])
     except (OSError, IndexError, ValueError) as error:
         answer, status = repr(error).encode(), 0
-    return Asked(number, at, time.monotonic() - at, status, answer.partition(b"\r\n\r\n")[2] if status else answer)
+    return SentRequest(
+        number, at, time.monotonic() - at, status, answer.partition(b"\r\n\r\n")[2] if status else answer
+    )
 
 
 def scored(root: Path, requests: Sequence[Json]) -> Iterator[tuple[str, int, Any]]:
@@ -252,7 +256,7 @@ def scored(root: Path, requests: Sequence[Json]) -> Iterator[tuple[str, int, Any
             yield engine.name, number, engine.rank(parse_request(request))
 
 
-def judgement(asked: Sequence[Asked], offline: dict[tuple[str, int], Any]) -> tuple[list[str], Json]:
+def judgement(asked: Sequence[SentRequest], offline: dict[tuple[str, int], Any]) -> tuple[list[str], Json]:
     """What differs, a line an answer; and how often each version answered, with the LLM's greatest difference."""
     wrong, greatest, named = [], 0.0, Counter[str]()
     for one in asked:
@@ -279,7 +283,7 @@ def compared(rows: Sequence[Json], scores: Any) -> tuple[float, bool]:
     return greatest, same
 
 
-def times(steps: Sequence[Step], asked: Sequence[Asked]) -> Json:
+def times(steps: Sequence[DeploymentStep], asked: Sequence[SentRequest]) -> Json:
     """How long deployments took, how long answers took beside them and apart from them, and the server's memory."""
     took = [step.ended - step.began for step in steps]
     beside = [a.seconds for a in asked if any(s.began <= a.at + a.seconds and a.at <= s.ended for s in steps)]

@@ -25,7 +25,7 @@ from corella_edge.bundle import schema_files
 from corella_edge.catalog import LINES, Catalog
 from corella_edge.features.schema import Field, Schema, Vocabulary
 from corella_edge.formats.text_table import LARGE
-from harness.checkout import HERE, Asked, asked
+from harness.checkout import HERE, ModuleProcess, asked
 from harness.pairs import ratio_of
 from harness.quiet import Watch, is_void
 from harness.report import bounded, judged, targets_table
@@ -38,7 +38,7 @@ WORDS = ("cotton", "steel", "blue", "large", "classic", "garden", "kitchen", "su
 Row = dict[str, Any]
 
 
-def child(folder: Path) -> AbstractContextManager[Asked]:
+def child(folder: Path) -> AbstractContextManager[ModuleProcess]:
     """A process that has a folder to open."""
     return asked(HERE, CHILD, folder)
 

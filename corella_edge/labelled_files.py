@@ -46,6 +46,8 @@ def _csv_rows(file: TextFile) -> Iterator[tuple[str, Mapping[str, Any]]]:
     reader = csv.reader(file.read().split("\n"), strict=True)
     try:
         header = next(reader, [])
+        if len(header) == 1 and (other := next((mark for mark in ";\t|" if mark in header[0]), "")):
+            raise InputError(f"{file} line 1: the columns are separated by {other!r}; separate them by commas")
         if len(set(header)) < len(header):
             raise InputError(f"{file} line 1: a column's name occurs twice")
         for cells in reader:

@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 
 from corella_edge_runtime import charts
-from corella_edge_runtime.bench import curves, shown
-from corella_edge_runtime.bench.points import Point
-from corella_edge_runtime.bench.result import Result, read
+from corella_edge_runtime.bench.reports import curves, shown
+from corella_edge_runtime.bench.results.points import Point
+from corella_edge_runtime.bench.results.result import Result, read
 from corella_edge_runtime.charts import BLUE, VERMILION, Axis, Frame, Line
 
 REPORTS = ("benchmark-ml-1m", "benchmark-smollm2")  # the first one's quality is drawn

@@ -241,6 +241,16 @@ def test_a_recipe_and_the_list_of_stages_are_light() -> None:
     assert not loaded_by(light) & {*HEAVY, "matplotlib", "accelerate"}
 
 
+# Each room of a benchmark, and those it may import.
+BENCH = "corella_edge_runtime.bench"
+BENCH_ROOMS = {
+    "results": set(),
+    "load": {"results"},
+    "measure": {"load", "results"},
+    "reports": {"results"},
+    "comparing": {"reports", "results"},
+    "": {"measure", "results"},
+}
 # Each room of the LLM side, and those it may import; a folder's own modules are one room.
 LLM = "corella_edge_runtime.llm"
 LLM_ROOMS = {
@@ -254,18 +264,33 @@ LLM_ROOMS = {
 }
 
 
-def llm_room(module: str) -> str:
-    """The room that a module of the LLM side, or a name in it, belongs to: the deepest of the table."""
-    inside = module.removeprefix(LLM).removeprefix(".")
-    return max((room for room in LLM_ROOMS if f"{inside}.".startswith(f"{room}." if room else "")), key=len)
+def room_of(module: str, side: str, rooms: dict[str, set[str]]) -> str:
+    """The room that a module of a side, or a name in it, belongs to: the deepest of the table."""
+    inside = module.removeprefix(side).removeprefix(".")
+    return max((room for room in rooms if f"{inside}.".startswith(f"{room}." if room else "")), key=len)
+
+
+def rooms_imported(side: str, rooms: dict[str, set[str]]) -> dict[str, set[str]]:
+    """What each room of a side imports of the others, as the sources say."""
+    folder = FOLDERS["corella_edge_runtime"] / side.rpartition(".")[2]
+    found: dict[str, set[str]] = {room: set() for room in rooms}
+    for path in folder.rglob("*.py"):
+        room = room_of(".".join([side, *path.relative_to(folder).parent.parts]), side, rooms)
+        inside = (name for name in imports(path) if f"{name}.".startswith(f"{side}."))
+        found[room] |= {room_of(name, side, rooms) for name in inside} - {room}
+    return found
+
+
+def test_the_rooms_of_a_benchmark_import_one_way() -> None:
+    found = rooms_imported(BENCH, BENCH_ROOMS)
+    assert {room: seen - {""} for room, seen in found.items()} == BENCH_ROOMS
+    tuple(TopologicalSorter(BENCH_ROOMS).static_order())  # a circle is an error
+    top = {path.name for path in (FOLDERS["corella_edge_runtime"] / "bench").glob("*.py")}
+    assert not importers("corella_edge_runtime", f"{BENCH}.run") - {f"bench/{name}" for name in top}
 
 
 def test_the_rooms_of_the_llm_side_import_one_way() -> None:
-    folder = FOLDERS["corella_edge_runtime"] / "llm"
-    found: dict[str, set[str]] = {room: set() for room in LLM_ROOMS}
-    for path in folder.rglob("*.py"):
-        room = llm_room(".".join([LLM, *path.relative_to(folder).parent.parts]))
-        found[room] |= {llm_room(name) for name in imports(path) if f"{name}.".startswith(f"{LLM}.")} - {room}
+    found = rooms_imported(LLM, LLM_ROOMS)
     assert found["backends.process"] >= {"contract", "backends"}  # imports are seen
     assert {room: seen - LLM_ROOMS[room] for room, seen in found.items() if seen - LLM_ROOMS[room]} == {}
     # What machine/ and setup.py know of the LLM lies below what imports them.

@@ -25,7 +25,7 @@ def environment(checkout: Path) -> dict[str, str]:
 
 
 @dataclass(slots=True)
-class Asked:
+class ModuleProcess:
     """A module at work in a process of its own: asked a line, it answers a line of JSON."""
 
     module: str
@@ -44,13 +44,13 @@ class Asked:
 
 
 @contextmanager
-def asked(checkout: Path, module: str, *arguments: object) -> Iterator[Asked]:
+def asked(checkout: Path, module: str, *arguments: object) -> Iterator[ModuleProcess]:
     """A module of the benchmarks run with a checkout's packages; it ends with the block."""
     command = [sys.executable, "-P", "-m", module, *map(str, arguments)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                env={**os.environ, **environment(checkout)})  # fmt: skip
     try:
-        yield Asked(module, process)
+        yield ModuleProcess(module, process)
     finally:
         process.kill()
         process.wait()

@@ -17,7 +17,7 @@ from corella_edge.json_lines import parse_traffic, read_lines
 from corella_edge.request import Candidate, Request, User
 from corella_edge_runtime.engine import Engine
 from harness.ours import Ours
-from harness.shapes import SHAPES, Prompts
+from harness.shapes import SHAPES, PromptStream
 from harness.vocabulary import answer_tokens
 
 
@@ -60,7 +60,7 @@ def product(bundle: Path, threads: int, requests: int, lines: Lines) -> None:
 def scorer(path: Path, threads: int, requests: int) -> float:
     """A scorer's work; bytes of the prefixes it keeps."""
     ours = Ours(path, answer_tokens(), threads)
-    stream = Prompts(ours.vocab_size, seed=23)
+    stream = PromptStream(ours.vocab_size, seed=23)
     for number in range(requests):
         ours.score(stream.batch(SHAPES["b" if number % 2 else "a1"]))
     return ours.scorer.stats()["kept_bytes"]

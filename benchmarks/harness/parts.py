@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from corella_edge_runtime.bench.machine import machine
+from corella_edge_runtime.bench.measure.machine import machine
 from harness.results import stamp
 
 Row = dict[str, Any]

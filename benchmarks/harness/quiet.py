@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from corella_edge_runtime.bench.machine import Ticks, disturbance, ticks
+from corella_edge_runtime.bench.measure.machine import Ticks, disturbance, ticks
 
 LIMIT = 0.05
 Found = TypeVar("Found")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import CorellaError
-from corella_edge_runtime.bench.machine import machine, versions
+from corella_edge_runtime.bench.measure.machine import machine, versions
 
 HEAVY = ("torch", "transformers", "polars", "gguf", "onnx")
 

@@ -38,7 +38,7 @@ SHAPES = {
 }
 
 
-class Prompts:
+class PromptStream:
     """A stream of prompts. The same seed gives the same stream."""
 
     def __init__(self, vocab: int, seed: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from corella_edge_runtime.bench.points import Point
-from corella_edge_runtime.bench.result import read
+from corella_edge_runtime.bench.results.points import Point
+from corella_edge_runtime.bench.results.result import read
 
 PERCENTILES = ("p50", "p90", "p99", "mean")
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from corella_edge.request import Request, User
-from corella_edge_runtime.bench import traffic
+from corella_edge_runtime.bench.measure import traffic
 from corella_edge_runtime.engine import Engine
 from harness.checkout import module
 

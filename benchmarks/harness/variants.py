@@ -17,7 +17,7 @@ from corella_edge_runtime.llm.llama import scorer
 from corella_edge_runtime.llm.llama.binding import Context, Model
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from harness.pairs import OURS
-from harness.shapes import Prompts
+from harness.shapes import PromptStream
 from harness.vocabulary import answer_tokens
 
 PREFIX, CANDIDATES = 200, 20
@@ -87,7 +87,7 @@ def opened(path: Path, names: Sequence[str], threads: int) -> Iterator[dict[str,
                for name, change in changes.items()}  # fmt: skip
 
 
-def slate(stream: Prompts, prefix: tuple[int, ...], suffix: int) -> list[Prompt]:
+def slate(stream: PromptStream, prefix: tuple[int, ...], suffix: int) -> list[Prompt]:
     """A user's candidates. Their first tokens differ: split streams take no token that belongs to two of them."""
     found: dict[int, tuple[int, ...]] = {}
     while len(found) < CANDIDATES:

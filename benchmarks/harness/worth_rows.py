@@ -24,12 +24,13 @@ from new_items import Indices, others_for
 ALL, NEW, KNOWN = "all rows", "new items", "known items"
 NEW_USERS, KNOWN_USERS = "new users", "known users"
 THIRDS = ("surest third", "middle third", "least sure third")
+FEW = 50  # rows: of a smaller slice nothing can be told
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Rows:
+class SplitRows:
     """Rows that are asked: a split of their own (`Split`), and of each the row of `name` whose history it has.
 
     Attributes:
@@ -48,13 +49,19 @@ class Rows:
 
     @property
     def parts(self) -> dict[str, Mask]:
-        """All rows of the first draw, and those slices that hold both labels and are not all rows."""
-        slices = {
-            NEW: self.new, KNOWN: self.drawn & ~self.new, NEW_USERS: self.drawn & ~self.seen,
-            KNOWN_USERS: self.drawn & self.seen, **self.thirds,
-        }  # fmt: skip
-        told = {name: mask for name, mask in slices.items() if len(np.unique(self.split.labels[mask])) == 2}
-        return {ALL: self.drawn} | {name: mask for name, mask in told.items() if (mask != self.drawn).any()}
+        """All rows of the first draw, and its slices: into two where each has enough rows, and into thirds."""
+        halves = (
+            {NEW: self.new, KNOWN: self.drawn & ~self.new},
+            {NEW_USERS: self.drawn & ~self.seen, KNOWN_USERS: self.drawn & self.seen},
+        )
+        found = {ALL: self.drawn}
+        for half in halves:
+            found |= half if all(map(self._told, half.values())) else {}
+        return found | {name: mask for name, mask in self.thirds.items() if self._told(mask)}
+
+    def _told(self, mask: Mask) -> bool:
+        """Whether there are enough rows of a slice, and both labels."""
+        return int(mask.sum()) >= FEW and len(np.unique(self.split.labels[mask])) == 2
 
     @property
     def key(self) -> str:
@@ -62,19 +69,19 @@ class Rows:
         parts = (self.origin.tobytes(), self.split.items.tobytes())
         return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
 
-    def with_thirds(self, crm: Floats) -> Rows:
+    def with_thirds(self, crm: Floats) -> SplitRows:
         """The same rows in thirds of the first draw by the base model's probability float64 [n], the surest first."""
         group = np.zeros(len(self.origin), np.int64)
         group[self.drawn] = confidence_group(entropy(crm[self.drawn]))
         return replace(self, thirds={name: group == place for place, name in enumerate(THIRDS, 1)})
 
 
-def asked(data: PreparedData, name: str, users: int, more_new: int, seed: int, most: int = 10) -> Rows:
+def asked(data: PreparedData, name: str, users: int, more_new: int, seed: int, most: int = 10) -> SplitRows:
     """The rows of a split that are asked.
 
     Args:
         users: how many are drawn, 0 = all. more_new: at most so many further rows of new items.
-        most: rows of a user, 0 = all, where the data's labels were given; pairs are one a user.
+        most: events of a user whose rows are asked about, 0 = all, where people gave the labels; pairs are one a user.
 
     Raises:
         InputError: rows with label 0 were drawn, and no item is new.
@@ -86,14 +93,14 @@ def asked(data: PreparedData, name: str, users: int, more_new: int, seed: int, m
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many users, further rows of new items, and rows of a user."""
+    """How many users, further rows of new items, and events of a user."""
 
     users: int
     more_new: int
     most: int
 
 
-def pairs(data: PreparedData, split: Split, name: str, sizes: Sizes, seed: int) -> Rows:
+def pairs(data: PreparedData, split: Split, name: str, sizes: Sizes, seed: int) -> SplitRows:
     """Liked rows, each with a row of another item behind it. Raises InputError where no item is new."""
     unseen = data.unseen_items(split)
     if not unseen.any():
@@ -112,7 +119,7 @@ def pairs(data: PreparedData, split: Split, name: str, sizes: Sizes, seed: int) 
     items = np.stack([split.items[chosen], others], axis=1).reshape(-1).astype(np.int32)
     labels = np.tile(np.array([1, 0], np.int8), len(chosen))
     found = replace(taken(split, origin), items=items, labels=labels)
-    return Rows(name, found, origin, np.repeat(np.isin(chosen, drawn), 2), np.repeat(new, 2), seen(data, found))
+    return SplitRows(name, found, origin, np.repeat(np.isin(chosen, drawn), 2), np.repeat(new, 2), seen(data, found))
 
 
 def dislikes(split: Split) -> dict[int, int]:
@@ -121,7 +128,7 @@ def dislikes(split: Split) -> dict[int, int]:
     return dict(zip(split.users[rows].tolist(), rows.tolist(), strict=True))
 
 
-def labelled(data: PreparedData, split: Split, name: str, sizes: Sizes, seed: int) -> Rows:
+def labelled(data: PreparedData, split: Split, name: str, sizes: Sizes, seed: int) -> SplitRows:
     """Neighbouring rows of drawn users, and further rows of new items, with the labels that people gave them."""
     rng = np.random.default_rng([seed, 29])
     users = rng.permutation(np.unique(split.users))[: sizes.users]
@@ -130,15 +137,22 @@ def labelled(data: PreparedData, split: Split, name: str, sizes: Sizes, seed: in
     further = rng.permutation(np.setdiff1d(np.flatnonzero(unseen), drawn))[: sizes.more_new]
     chosen = np.concatenate([drawn, further]).astype(np.int64)
     found = taken(split, chosen)
-    return Rows(name, found, chosen, np.isin(chosen, drawn), unseen[chosen], seen(data, found))
+    return SplitRows(name, found, chosen, np.isin(chosen, drawn), unseen[chosen], seen(data, found))
 
 
 def stretch(split: Split, user: int, most: int, rng: np.random.Generator) -> Indices:
-    """At most so many (0 = all) neighbouring rows of the user, from a random one on; int64, by position."""
+    """The user's rows beside a random one of his, int64, by position; with `most` 0 all of them.
+
+    They are those of the same window of `most` positions, counted from 1. Prompts drop old lines in blocks: where a
+    block is a multiple of `most`, the rows share one prompt.
+    """
     rows = np.flatnonzero(split.users == user).astype(np.int64)
     rows = rows[np.argsort(split.positions[rows], kind="stable")]
-    first = int(rng.integers(len(rows) - most + 1)) if 0 < most < len(rows) else 0
-    return rows[first : first + most] if most else rows
+    if not most:
+        return rows
+    windows = (split.positions[rows] - 1) // most
+    chosen: Indices = rows[windows == windows[rng.integers(len(rows))]]
+    return chosen
 
 
 def taken(split: Split, rows: Indices) -> Split:

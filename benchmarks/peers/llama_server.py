@@ -23,7 +23,7 @@ PATIENCE = 120.0
 CONTEXT = 2048
 
 
-class Server:
+class LlamaServer:
     """A running llama-server on a free port of this machine.
 
     `--parallel 1`: with more slots, prompts sent together would each read the prefix. `--cache-ram 0`: a prompt of
@@ -92,7 +92,7 @@ class ServerPeer:
     """
 
     def __init__(
-        self, name: str, server: Server, tokens: Tokens, shown: int | None = None, sample: int | None = None
+        self, name: str, server: LlamaServer, tokens: Tokens, shown: int | None = None, sample: int | None = None
     ) -> None:
         self.name, self.sample, self._server, self._tokens, self._shown = name, sample, server, tokens, shown
         self._form = body_of(tokens, shown, sample is None)

@@ -14,7 +14,7 @@ from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.contract.messages import Prompt
 from harness.models import Subject
 from harness.shapes import by_prefix
-from peers.llama_server import Server, ServerPeer
+from peers.llama_server import LlamaServer, ServerPeer
 from peers.transformers import Shared, Single
 
 CONTEXT = 512
@@ -125,10 +125,13 @@ KNOWN: dict[str, tuple[bool, Make]] = {
     "completion-reuse": (True, lambda s, kind, t, n: Completion("completion-reuse", s.files[kind], t, n, reuse=True)),
     "eval": (True, lambda s, kind, t, n: Eval("eval", s.files[kind], t, n, reuse=False)),
     "eval-reuse": (True, lambda s, kind, t, n: Eval("eval-reuse", s.files[kind], t, n, reuse=True)),
-    "server": (True, lambda s, kind, t, n: ServerPeer("server", Server(s.files[kind], n), t)),
-    "server-n-probs": (True, lambda s, kind, t, n: ServerPeer("server-n-probs", Server(s.files[kind], n), t, SHOWN)),
+    "server": (True, lambda s, kind, t, n: ServerPeer("server", LlamaServer(s.files[kind], n), t)),
+    "server-n-probs": (
+        True, lambda s, kind, t, n: ServerPeer("server-n-probs", LlamaServer(s.files[kind], n), t, SHOWN),
+    ),
     "server-no-cache": (
-        True, lambda s, kind, t, n: ServerPeer("server-no-cache", Server(s.files[kind], n), t, sample=COLD_PROMPTS),
+        True,
+        lambda s, kind, t, n: ServerPeer("server-no-cache", LlamaServer(s.files[kind], n), t, sample=COLD_PROMPTS),
     ),
     "torch-f32": (False, lambda s, kind, t, n: Single("torch-f32", s, t, COLD_PROMPTS)),
     "torch-bf16": (False, lambda s, kind, t, n: Single("torch-bf16", s, t, COLD_PROMPTS)),

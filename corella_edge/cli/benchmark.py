@@ -26,8 +26,8 @@ from corella_edge.stopping import stop_on_sigint
 
 if TYPE_CHECKING:
     from corella_edge.formats.text_files import TextFile
-    from corella_edge_runtime.bench.opened import Opened
-    from corella_edge_runtime.bench.result import Result
+    from corella_edge_runtime.bench.measure.opened import Opened
+    from corella_edge_runtime.bench.results.result import Result
     from corella_edge_runtime.bench.settings import BenchSettings
 
 RATIOS = "0,1%,2%,5%,10%,20%,50%,100%"
@@ -135,7 +135,7 @@ def _measure(
     bundle: Path, url: str | None, requests: TextFile | None, out: Path | None, engine: dict[str, Any], json: bool,
     asked: dict[str, Any],
 ) -> None:  # fmt: skip
-    from corella_edge_runtime.bench import report
+    from corella_edge_runtime.bench.reports import report
     from corella_edge_runtime.bench.run import run
 
     settings = _settings(asked, 1 if url else 0)
@@ -182,7 +182,7 @@ def _settings(asked: dict[str, Any], cores: int) -> BenchSettings:
 
 @contextmanager
 def _opened(bundle: Path, url: str | None, engine: dict[str, Any]) -> Iterator[Opened]:
-    from corella_edge_runtime.bench.opened import Opened
+    from corella_edge_runtime.bench.measure.opened import Opened
 
     if url is not None:
         opened = Opened.at(url, bundle)
@@ -195,7 +195,7 @@ def _opened(bundle: Path, url: str | None, engine: dict[str, Any]) -> Iterator[O
 
 
 def _show(result: Result, out: Path | None, json: bool) -> None:
-    from corella_edge_runtime.bench import report
-    from corella_edge_runtime.bench.result import encode
+    from corella_edge_runtime.bench.reports import report
+    from corella_edge_runtime.bench.results.result import encode
 
     click.echo(encode(result).decode().rstrip() if json else report.text(result, out))

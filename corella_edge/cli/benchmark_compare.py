@@ -69,7 +69,7 @@ def compare_reports(paths: Sequence[Path], most: float, out: Path | None, json: 
     Raises:
         InputError: a report cannot be read, or it is not clear what to compare. RegressionError, VoidError: as judged.
     """
-    from corella_edge_runtime.bench.result import FILE
+    from corella_edge_runtime.bench.results.result import FILE
 
     if len(paths) == 1 and not (paths[0].is_dir() and not (paths[0] / FILE).exists()):
         raise InputError(f"--compare {paths[0]}: give two reports or more, or one folder with folders of reports")
@@ -80,7 +80,8 @@ def compare_reports(paths: Sequence[Path], most: float, out: Path | None, json: 
 
 
 def _fleet(folder: Path, out: Path | None, json: bool) -> None:
-    from corella_edge_runtime.bench import fleet, report
+    from corella_edge_runtime.bench.comparing import fleet
+    from corella_edge_runtime.bench.reports import report
 
     found, damaged = fleet.find(folder)
     names = tuple(damaged)
@@ -96,9 +97,10 @@ def _fleet(folder: Path, out: Path | None, json: bool) -> None:
 
 
 def _side_by_side(paths: Sequence[Path], most: float, out: Path | None, json: bool) -> None:
-    from corella_edge_runtime.bench import compare_report, report
-    from corella_edge_runtime.bench.compare import compare
-    from corella_edge_runtime.bench.result import read
+    from corella_edge_runtime.bench.comparing import compare_report
+    from corella_edge_runtime.bench.comparing.compare import compare
+    from corella_edge_runtime.bench.reports import report
+    from corella_edge_runtime.bench.results.result import read
 
     results = [read(path) for path in paths]
     found = compare(compare_report.named(paths, results), results, most)

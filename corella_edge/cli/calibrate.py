@@ -10,7 +10,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import Finite, Ratios, Threads, echo_json, json_option, need
+from corella_edge.cli.common import Finite, Ratios, ThreadCount, echo_json, json_option, need
 from corella_edge.routing.decision import MISS
 from corella_edge.routing.forms import parse_share
 from corella_edge.routing.policy import RATIOS
@@ -35,7 +35,7 @@ _PATH = click.Path(path_type=Path)
               help="With --data: about this many rows, of whole users; 0 takes all.")  # fmt: skip
 @click.option("--scores", type=_PATH, help="With --data: folder of `evaluate` with scores of these rows; those that "
               "are not there are made. Default: evaluation-BUNDLE-SPLIT.")  # fmt: skip
-@click.option("--llm-threads", type=Threads(), help="With --data: threads of the LLM. Default: all cores but one.")
+@click.option("--llm-threads", type=ThreadCount(), help="With --data: threads of the LLM. Default: all cores but one.")
 @click.option("--out", type=_PATH, required=True, metavar="NEW", help="The new bundle's folder.")
 @click.option("--report", type=_PATH, help="Folder of the report: report.html, report.md, report.json. Default: "
               "NEW-report.")  # fmt: skip
@@ -171,4 +171,4 @@ def _tell(label: str, result: dict[str, Any], out: Path, folder: Path, json: boo
         click.echo("\n".join(summary(result)))
         click.echo(f"{folder}: report.html, report.md, report.json")
         click.echo(f"{out}: {label}")
-    talk.then("deploy", "add", "SITE", out)
+    talk.then("deploy", "push", "SITE", out, "--canary", "0.1")

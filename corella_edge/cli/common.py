@@ -209,7 +209,7 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
-class Threads(click.IntRange):
+class ThreadCount(click.IntRange):
     """A number of threads, at most the CPUs that the process may run on."""
 
     def __init__(self) -> None:
@@ -261,9 +261,9 @@ def engine_options(backend: str) -> Callable[[Callable[..., Any]], Callable[...,
                      help="Where the LLM runs: thread, process, or a server's FLAVOUR+URL."),
         click.option("--require-llm", is_flag=True,
                      help="Fail if the LLM, or its server, does not answer a prompt at the start."),
-        click.option("--crm-threads", type=Threads(),
+        click.option("--crm-threads", type=ThreadCount(),
                      help="Threads of one call of the base model (CRM). Default: by plan, or 1."),
-        click.option("--llm-threads", type=Threads(),
+        click.option("--llm-threads", type=ThreadCount(),
                      help="Threads of the LLM. Default: by plan, or one for each core that the base model leaves."),
         click.option("--crm-memory-mib", default=64.0, show_default=True, type=Finite(0),
                      help="Memory for what a base model that reads events has read of recent users; 0 keeps nothing."),

@@ -57,7 +57,7 @@ def _program() -> str:
 
 def _table(result: dict[str, Any]) -> Iterator[str]:
     """Quality and latency by the share that the LLM is asked about."""
-    from corella_edge_runtime.bench.shown import state
+    from corella_edge_runtime.bench.reports.shown import state
 
     quality = {row["ratio"]: row for row in result["evaluation"]["groups"]["all"]["at"]}
     rows = [["share asked", "AUC", "gain over the base model [95 %]", "p50 ms", "p99 ms"]]

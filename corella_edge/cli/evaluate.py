@@ -9,7 +9,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import Ratios, Threads, json_option, need, open_engine, tell_threshold
+from corella_edge.cli.common import Ratios, ThreadCount, json_option, need, open_engine, tell_threshold
 from corella_edge.cli.evaluate_log import evaluate_log
 from corella_edge.cli.logs import CLIP, LABELS, WINDOW
 from corella_edge.cli.talk import Progress
@@ -43,7 +43,7 @@ ROWS_RANKED = 3000  # of the whole catalogue each
 @click.option("--labelled", type=click.Path(path_type=Path), metavar="FILE", help="Also write both models' scores as "
               "labelled rows for `calibrate --log`: Parquet if FILE ends in .parquet, else JSON lines.")  # fmt: skip
 @click.option("--llm/--no-llm", default=True, show_default=True, help="Whether to load the LLM.")
-@click.option("--llm-threads", type=Threads(), help="Threads of the LLM. Default: all cores but one.")
+@click.option("--llm-threads", type=ThreadCount(), help="Threads of the LLM. Default: all cores but one.")
 @json_option
 def evaluate(
     bundle: Path, data: Path | None, log: Path | None, labels: Path | None, window_hours: float, clip: float,

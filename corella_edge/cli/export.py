@@ -13,7 +13,7 @@ from corella_edge.cli.base import Command
 from corella_edge.cli.common import (
     EXPORT_MODULES,
     Finite,
-    Threads,
+    ThreadCount,
     checkpoint_option,
     columns,
     figure,
@@ -70,7 +70,7 @@ DEFAULT_TYPE = "Q8_0"
               "which requests ask for by its NAME. Repeat for more.")  # fmt: skip
 @click.option("--recipe", help="Take the [export] section of this recipe (a name or file) instead of the run's, and "
               "with --llm-gguf the [prompt], which a trained LLM knows otherwise.")  # fmt: skip
-@click.option("--llm-threads", type=Threads(), help="Threads of the LLM. Default: all cores but one.")
+@click.option("--llm-threads", type=ThreadCount(), help="Threads of the LLM. Default: all cores but one.")
 @checkpoint_option
 def export(
     run: Path, data: Path | None, out: Path, llm_type: tuple[str, ...], name: str, bundle_version: str,

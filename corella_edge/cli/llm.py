@@ -14,7 +14,7 @@ from corella_edge.cli.common import EXPORT_MODULES, columns, echo_json, json_opt
 from corella_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from corella_edge_export.llm.looking import Found
+    from corella_edge_export.llm.looking import FoundModel
 
 
 @click.group(cls=Group)
@@ -46,7 +46,7 @@ def list_models(folder: Path, json: bool) -> None:
         click.echo(line)
 
 
-def _row(found: Found) -> list[str]:
+def _row(found: FoundModel) -> list[str]:
     yes = ["no" if why else "yes" for why in (found.served, found.trained)]
     return [str(found.path), found.kind, found.model or "?", f"{found.numbers:,}", mib(found.size), *yes]
 
@@ -71,7 +71,7 @@ def check(path: Path, json: bool) -> None:
         raise InputError(f"{path}: can neither be served nor trained")
 
 
-def _lines(found: Found) -> Iterator[str]:
+def _lines(found: FoundModel) -> Iterator[str]:
     what = f"{found.kind}, {found.model or 'of an unknown kind'}"
     yield f"{found.path}: {what}, {found.numbers:,} weights, {mib(found.size)}"
     yield f"serve as it is (export --llm-gguf): {f'no: {found.served}' if found.served else 'yes'}"

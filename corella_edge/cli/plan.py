@@ -17,8 +17,8 @@ from corella_edge.errors import BundleError, InputError
 if TYPE_CHECKING:
     from corella_edge.routing.load import Correlations, Reached
     from corella_edge.routing.policy import Policy
-    from corella_edge_runtime.bench.result import Result
-    from corella_edge_runtime.bench.slo import Answer, Measured
+    from corella_edge_runtime.bench.results.result import Result
+    from corella_edge_runtime.bench.results.slo import Answer, Measured
 
 KINDS = {"cold": "new users", "warm": "returning users"}
 RATIOS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of a measurement of its own, and of a correlation
@@ -56,8 +56,8 @@ def plan(
     import numpy as np
 
     from corella_edge.routing.load import Draws, Load, parse_slo
-    from corella_edge_runtime.bench.result import read
-    from corella_edge_runtime.bench.slo import answer, measured
+    from corella_edge_runtime.bench.results.result import read
+    from corella_edge_runtime.bench.results.slo import answer, measured
 
     objective = parse_slo(slo)
     policy, share = _policy(bundle, threshold)

@@ -73,7 +73,7 @@ def serve(
     source = open_source(bundle, partial(_load, threshold, engine, cores), first)
     with _memory(memory, chance["shadow"]) as kept:
         settings = _settings(limits, grace, access_log, chance["slo"])
-        ready = _ReadyLine(time.monotonic())
+        ready = _ReadyLine(time.monotonic(), limits["timeout_ms"])
         say = _say_nothing if talk.quiet() and port else _say_listening  # which port is free, nobody else tells
         run(source, listen(host, port), settings, guard, kept, say, ready)
 
@@ -209,10 +209,12 @@ def _say_nothing(address: str) -> None:
 class _ReadyLine:
     """Says on stderr what is served and what is missing, once it is loaded."""
 
-    def __init__(self, start: float) -> None:
-        self.start = start
+    def __init__(self, start: float, timeout_ms: float) -> None:
+        self.start, self.timeout_ms = start, timeout_ms
 
     def __call__(self, ranker: Engine) -> None:
+        from corella_edge.routing.told import too_slow
+
         for warning in ranker.warnings:
             talk.warn(warning)
         verdict = None if ranker.llm is None else ranker.llm.verdict
@@ -220,5 +222,7 @@ class _ReadyLine:
         seconds = time.monotonic() - self.start
         talk.say(f"corella-edge: {ranker.name} is ready after {seconds:.1f} s{computes}")
         tell_threshold(ranker)
+        if slow := too_slow(ranker.routing, self.timeout_ms):
+            talk.warn(slow)
         for sentence in ranker.control.told() if ranker.control else ():
             talk.say(sentence)

@@ -129,7 +129,7 @@ def control_settings(held: Mapping[str, Any], threshold: str | None) -> ControlS
     Raises:
         UsageError: options that contradict each other, or a cap that cannot be read.
     """
-    from corella_edge.routing.budget import Caps, Target
+    from corella_edge.routing.budget import BudgetTarget, Caps
     from corella_edge_runtime.control import ControlSettings
 
     share, ms = held["target_ratio"], held["target_ms"]
@@ -142,7 +142,7 @@ def control_settings(held: Mapping[str, Any], threshold: str | None) -> ControlS
         raise click.UsageError("--cap needs --target-ratio or --target-ms")
     if share is None and ms is None:
         return ControlSettings(None, held["kept_answers"], held["kept_age"]) if held["kept_answers"] else None
-    target = Target(share, ms or 0.0, held["window"], Caps(**caps))
+    target = BudgetTarget(share, ms or 0.0, held["window"], Caps(**caps))
     return ControlSettings(target, held["kept_answers"], held["kept_age"])
 
 

@@ -11,7 +11,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import Threads, echo_json, json_option, mib, trusted_key
+from corella_edge.cli.common import ThreadCount, echo_json, json_option, mib, trusted_key
 from corella_edge.errors import BundleError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--llm-threads", type=Threads(), help="Threads of the LLM. Default: all cores but one.")
+@click.option("--llm-threads", type=ThreadCount(), help="Threads of the LLM. Default: all cores but one.")
 @click.option("--trust", metavar="KEY", help="Public key, or file of one, that BUNDLE must be signed with.")
 @json_option
 def verify(bundle: Path, llm_threads: int | None, trust: str | None, json: bool) -> None:
@@ -76,7 +76,9 @@ def _scores(bundle: Bundle, llm_threads: int | None) -> dict[str, Any]:
 
     required = bundle.prompt() is not None and find_spec("llama_cpp") is not None
     with Engine.open(bundle.root, llm_threads=llm_threads, tuned=False, require_llm=required) as engine:
-        found = reference.compare(engine)
+        line = talk.Progress()
+        found = reference.compare(engine, lambda done, of: line.show(f"reference rows: {done} of {of}"))
+        line.done()
         found.problems += table_problems(bundle.root)
         result: dict[str, Any] = {"crm": {"rows": found.rows, "difference": found.crm, "allowed": found.allowed.crm},
                   "text": None, "llm": None, "unchecked": list(engine.warnings),

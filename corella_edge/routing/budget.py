@@ -79,7 +79,7 @@ class Caps:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class BudgetTarget:
     """What is to be held over `window` seconds: a share of the candidates or, where that is None, LLM milliseconds a
     second."""
 
@@ -90,7 +90,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class WindowSlice:
     """What was seen from `begun` on, one sixtieth of the window: candidates, how many of them were asked, how many of
     those had an item or a user that the base model does not know, or were of which user; busy seconds of the LLM."""
 
@@ -104,7 +104,7 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class RequestSeen:
     """One request's candidates.
 
     Attributes:
@@ -143,7 +143,7 @@ class BudgetState:
     frozen: str = "nothing was seen yet"
     lately: Floats = field(default_factory=lambda: np.zeros(len(_WIDTHS)))
     weight: float = 0.0
-    slices: tuple[Slice, ...] = ()
+    slices: tuple[WindowSlice, ...] = ()
     started: float | None = None
     seen: float | None = None
     trim: float = 1.0
@@ -173,7 +173,7 @@ class BudgetState:
         return min(window, max(now - since, window / SLICES))
 
 
-def begin(target: Target, own: float) -> BudgetState:
+def begin(target: BudgetTarget, own: float) -> BudgetState:
     """The state before the first request; `own`: the level of the threshold that stands without a target."""
     if target.share is not None:
         return BudgetState(target.share, target.share)
@@ -181,14 +181,14 @@ def begin(target: Target, own: float) -> BudgetState:
     return BudgetState(level, level)
 
 
-def aged(state: BudgetState, target: Target, now: float) -> BudgetState:
+def aged(state: BudgetState, target: BudgetTarget, now: float) -> BudgetState:
     """The state at a later time: what left the window is not in it."""
     past = now - target.window
     kept = tuple(part for part in state.slices if part.begun > past)
     return state if len(kept) == len(state.slices) else replace(state, slices=kept)
 
 
-def observed(state: BudgetState, target: Target, seen: Seen, now: float) -> BudgetState:
+def observed(state: BudgetState, target: BudgetTarget, seen: RequestSeen, now: float) -> BudgetState:
     """The state after one more request; the level is `decided` by itself."""
     state = aged(state, target, now)
     fade = 1.0 if state.seen is None else np.exp(min(0.0, state.seen - now) / (LATELY * target.window))
@@ -201,16 +201,18 @@ def observed(state: BudgetState, target: Target, seen: Seen, now: float) -> Budg
     )  # fmt: skip
 
 
-def _added(slices: tuple[Slice, ...], target: Target, seen: Seen, now: float) -> tuple[Slice, ...]:
+def _added(
+    slices: tuple[WindowSlice, ...], target: BudgetTarget, seen: RequestSeen, now: float
+) -> tuple[WindowSlice, ...]:
     width = target.window / SLICES
     begun = now // width * width
     if not slices or slices[-1].begun < begun:
-        slices = (*slices, Slice(begun))
+        slices = (*slices, WindowSlice(begun))
     last, asked = slices[-1], int(np.count_nonzero(seen.asked))
     users = last.users
     if asked and seen.user is not None:
         users = {**users, seen.user: users.get(seen.user, 0) + asked}
-    grown = Slice(
+    grown = WindowSlice(
         last.begun, last.candidates + len(seen.levels), last.asked + asked, last.busy + seen.busy,
         last.new_items + int(np.count_nonzero(seen.asked & seen.new_items)),
         last.new_users + (asked if seen.new_user else 0), users,
@@ -218,7 +220,7 @@ def _added(slices: tuple[Slice, ...], target: Target, seen: Seen, now: float) ->
     return (*slices[:-1], grown)
 
 
-def decided(state: BudgetState, target: Target, now: float) -> BudgetState:
+def decided(state: BudgetState, target: BudgetTarget, now: float) -> BudgetState:
     """The state with the level that is right now; shares 0 and 1 are exact, and what is not known moves nothing."""
     if target.share in (0.0, 1.0):
         return replace(state, level=target.share, goal=target.share, frozen="")
@@ -242,7 +244,7 @@ def _share_goal(state: BudgetState, share: float) -> tuple[float | None, float]:
     return share, state.asked / (share * state.candidates)
 
 
-def _ms_goal(state: BudgetState, target: Target, now: float) -> tuple[float | None, float]:
+def _ms_goal(state: BudgetState, target: BudgetTarget, now: float) -> tuple[float | None, float]:
     """As `_share_goal`: the target over what the candidates of a second would cost if all were asked."""
     busy, asked = sum(part.busy for part in state.slices), state.asked
     if asked < LEAST_ASKED or busy <= 0.0:
@@ -274,7 +276,7 @@ def level_for(lately: Floats, weight: float, share: float) -> float:
 
 
 def within_caps(
-    state: BudgetState, target: Target, measure: Floats, new_items: Bools, new_user: bool, user: str | None
+    state: BudgetState, target: BudgetTarget, measure: Floats, new_items: Bools, new_user: bool, user: str | None
 ) -> Bools:
     """bool [m]: which of one request's m hard candidates the caps let through, the hardest first.
 

@@ -133,7 +133,7 @@ class RequestLists:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class CurvePoint:
     """One way to ask at one threshold.
 
     Attributes:
@@ -159,7 +159,7 @@ def curve(
     k: int,
     ways: Mapping[str, tuple[Ends, bool]],
     cost: Callable[[float, float], float],
-) -> Iterator[Point]:
+) -> Iterator[CurvePoint]:
     """A point for every threshold (by the ratio that it stands for) and every way, "all" the first of each.
 
     Args:
@@ -174,7 +174,7 @@ def curve(
             asked = chosen if way == ALL else lists.decided(chosen, k, *ways[way])
             found = every if way == ALL else lists.ndcg(asked, k)
             work = lists.work(asked)
-            yield Point(ratio, way, *work, cost(*work), found.interval(), found.gain(every))
+            yield CurvePoint(ratio, way, *work, cost(*work), found.interval(), found.gain(every))
 
 
 def in_report(
@@ -219,7 +219,7 @@ def _some(rows: LabelledRows) -> Mask | None:
     return kept
 
 
-def _point(one: Point) -> Json:
+def _point(one: CurvePoint) -> Json:
     return {"ratio": one.ratio, "way": one.way, "asked": one.asked, "touched": one.touched,
             "llm_ms": number(one.ms), "ndcg": interval(one.ndcg), "loss": interval(one.loss)}  # fmt: skip
 

@@ -18,7 +18,7 @@ LEAST, LEAST_ANSWERED = 1000.0, 100.0  # candidates and answers below which a hi
 
 
 @dataclass(frozen=True, slots=True)
-class Histogram:
+class MeasureHistogram:
     """The measure's histogram on the calibration rows: `edges` float64 [b - 1] ascending between b bins, each with the
     edge on its left; `expected` float64 [b], the share of the rows in each."""
 
@@ -31,18 +31,18 @@ class Histogram:
         return np.bincount(places, minlength=len(self.expected)).astype(np.float64)
 
 
-def histogram_of(calibration: Calibration | None, bins: int = BINS) -> Histogram:
+def histogram_of(calibration: Calibration | None, bins: int = BINS) -> MeasureHistogram:
     """A histogram with about as many calibration rows in each bin; equal thresholds (ties) make fewer bins, and without
     a calibration there is one."""
     if calibration is None:
-        return Histogram(np.empty(0), np.ones(1))
+        return MeasureHistogram(np.empty(0), np.ones(1))
     shares, values = calibration.shares, calibration.thresholds
     wanted = np.searchsorted(shares, np.arange(1, bins) / bins - 1e-9)
     edges = np.unique(values[wanted][np.isfinite(values[wanted])])
     # The share that lies at or above an edge is the largest whose threshold still reaches it.
     above = np.array([shares[values >= edge].max(initial=0.0) for edge in edges.tolist()])
     expected = -np.diff(np.concatenate(([1.0], above, [0.0])))
-    return Histogram(edges, expected)
+    return MeasureHistogram(edges, expected)
 
 
 def psi(expected: Floats, counts: Floats) -> float:
@@ -73,7 +73,7 @@ class Batch:
 
 def batch(
     measure: Floats, routed: npt.NDArray[np.bool_], crm: Floats, llm: Floats, new_items: int, new_users: int,
-    histogram: Histogram,
+    histogram: MeasureHistogram,
 ) -> Batch:  # fmt: skip
     """Of candidates in any order.
 
@@ -109,7 +109,7 @@ class Window:
 class Drift:
     """The state, and what it says. A figure is NaN where too little was seen to say it."""
 
-    histogram: Histogram
+    histogram: MeasureHistogram
     fast: Window
     slow: Window
     seen: float | None = field(default=None)

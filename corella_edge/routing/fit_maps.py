@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.log_odds import fit_agreeing, logit
-from corella_edge.routing.maps import IDENTITY, Line, Map, Maps, Steps
+from corella_edge.routing.maps import IDENTITY, Map, Maps, PlattScaling, Steps
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -35,12 +35,12 @@ def fit_map(kind: str, p: Floats, label: Floats, weight: Floats | None = None) -
     return isotonic(p, label, each) if kind == "isotonic" else _line(p, label, each, kind == "platt")
 
 
-def _line(p: Floats, label: Floats, each: Floats, shifted: bool) -> Line:
+def _line(p: Floats, label: Floats, each: Floats, shifted: bool) -> PlattScaling:
     """The slope and, if `shifted`, the shift of the least log-loss; a slope below 0 becomes 0."""
     odds = logit(p)
     first = np.ones(len(p)) if shifted else np.zeros(len(p))  # a column of zeros keeps the weight 0
     shift, slope = fit_agreeing(np.stack([first, odds], axis=1), label > 0, None, each).tolist()
-    return Line(slope, shift)
+    return PlattScaling(slope, shift)
 
 
 def isotonic(p: Floats, label: Floats, each: Floats | None = None) -> Steps:

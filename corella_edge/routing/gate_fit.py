@@ -31,7 +31,7 @@ DRAWS = 2000
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnsweredRows:
     """Rows with an answer of the LLM, [n] each.
 
     Attributes:
@@ -51,7 +51,7 @@ class Asked:
     weight: Floats | None = None
 
     @classmethod
-    def of(cls, rows: LabelledRows, rule: Fusion) -> Asked:
+    def of(cls, rows: LabelledRows, rule: Fusion) -> AnsweredRows:
         """Of the rows that were asked.
 
         Raises:
@@ -76,11 +76,11 @@ class Asked:
         """float64 [n], nats: log-loss without asking minus log-loss with it."""
         return row_loss(self.before, self.label) - row_loss(self.after, self.label)
 
-    def take(self, rows: Mask | Ints) -> Asked:
+    def take(self, rows: Mask | Ints) -> AnsweredRows:
         inputs = {name: values[rows] for name, values in self.inputs.items()}
         weight = None if self.weight is None else self.weight[rows]
         columns = (self.p[rows], self.before[rows], self.after[rows], self.label[rows])
-        return Asked(*columns, self.user[rows], inputs, weight)
+        return AnsweredRows(*columns, self.user[rows], inputs, weight)
 
     @property
     def each(self) -> Floats:
@@ -145,7 +145,11 @@ class Learned:
 
 
 def learn(
-    rows: Asked, later: Asked, rng: np.random.Generator, shares: Sequence[float] = SHARES, draws: int = DRAWS
+    rows: AnsweredRows,
+    later: AnsweredRows,
+    rng: np.random.Generator,
+    shares: Sequence[float] = SHARES,
+    draws: int = DRAWS,
 ) -> Learned:
     """A gate fitted on `rows` and judged on `later` ones, at these shares of the asked rows.
 
@@ -159,14 +163,14 @@ def learn(
     return Learned(gate, forms, *judged(gate, later, shares, rng, draws))
 
 
-def folds(rows: Asked, rng: np.random.Generator) -> Ints:
+def folds(rows: AnsweredRows, rng: np.random.Generator) -> Ints:
     """int64 [n]: to which of `FOLDS` each row belongs; a user's rows stay together."""
     found: Ints = rng.permutation(int(rows.user.max()) + 1)[rows.user] % FOLDS
     return found
 
 
 def _tried(
-    rows: Asked, needs: Sequence[str], fold: Ints, shares: Sequence[float], rng: np.random.Generator
+    rows: AnsweredRows, needs: Sequence[str], fold: Ints, shares: Sequence[float], rng: np.random.Generator
 ) -> Iterator[tuple[str, float, float]]:
     """Every kind and strength, with the mean benefit that its out-of-fold values choose."""
     benefit, draw = rows.benefit * rows.each, rng.random(len(rows.p))
@@ -180,7 +184,7 @@ def _tried(
             )
 
 
-def out_of_fold(rows: Asked, kind: str, strength: float, needs: Sequence[str], fold: Ints) -> Floats:
+def out_of_fold(rows: AnsweredRows, kind: str, strength: float, needs: Sequence[str], fold: Ints) -> Floats:
     """float64 [n]: each row's value by a gate that was fitted without the rows of its fold.
 
     A fold is put on the scale of the others by its rank among its own rows: gates of different folds have different
@@ -208,7 +212,7 @@ def first(values: Floats, share: float, draw: Floats, weight: Floats | None = No
 
 
 def judged(
-    gate: Gate, rows: Asked, shares: Sequence[float], rng: np.random.Generator, draws: int
+    gate: Gate, rows: AnsweredRows, shares: Sequence[float], rng: np.random.Generator, draws: int
 ) -> tuple[tuple[Versus, ...], Interval]:
     """The gate against the entropy on rows that it was not fitted on: at each share, and over all shares together."""
     bootstrap = Bootstrap(rows.user, draws, int(rng.integers(2**31)))
@@ -224,7 +228,7 @@ def judged(
     return tuple(found), sampled_mean(np.mean(both, axis=0), bootstrap, rows.weight).interval()
 
 
-def _auc(rows: Asked, chosen: Mask, bootstrap: Bootstrap) -> Sampled:
+def _auc(rows: AnsweredRows, chosen: Mask, bootstrap: Bootstrap) -> Sampled:
     return sampled_auc(np.where(chosen, rows.after, rows.before), rows.label, bootstrap, rows.weight)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from corella_edge.judge import Json, interval
 from corella_edge.routing.calibrated import Wanted
-from corella_edge.routing.gate_fit import SHARES, Asked, Learned, Versus, fit, judged, learn
+from corella_edge.routing.gate_fit import SHARES, AnsweredRows, Learned, Versus, fit, judged, learn
 from corella_edge.routing.parts import Parts, by_time
 
 INNER = 2 / 3  # of the earlier part, on which a gate is fitted that the rest of that part judges
@@ -25,17 +25,17 @@ def gated(parts: Parts, wanted: Wanted, seed: int = 0) -> tuple[Wanted, Json]:
         InputError: too few rows that the LLM was asked about; says how many it takes.
     """
     inner, rng = by_time(parts.fit, INNER), np.random.default_rng(seed)
-    first, second = (Asked.of(part, wanted.fusion) for part in (inner.fit, inner.held))
+    first, second = (AnsweredRows.of(part, wanted.fusion) for part in (inner.fit, inner.held))
     found = learn(first, second, rng, SHARES, wanted.draws)
     told: Json = {**_told(found), "parts": [len(first.p), len(second.p)]}
     if not found.better:
         return wanted, told
     gate = found.gate
     if wanted.promise is None:
-        whole = Asked.of(parts.fit, wanted.fusion)
+        whole = AnsweredRows.of(parts.fit, wanted.fusion)
         kind, strength, _ = found.form
         gate = fit(kind, whole.p, whole.benefit, whole.inputs, gate.needs, strength, whole.weight)
-    later, _ = judged(gate, Asked.of(parts.held, wanted.fusion), SHARES, rng, wanted.draws)
+    later, _ = judged(gate, AnsweredRows.of(parts.held, wanted.fusion), SHARES, rng, wanted.draws)
     fresh = inner.held if wanted.promise is not None else None
     return replace(wanted, measure=gate, fresh=fresh), {**told, "later": [_row(one) for one in later]}
 

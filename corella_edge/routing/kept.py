@@ -48,7 +48,7 @@ class _Of:
     scores: dict[Asked, tuple[float, float, bytes]] = field(default_factory=dict)
 
 
-class Kept:
+class KeptAnswers:
     """At most `most` answers, none older than `seconds`; who was not seen longest leaves first.
 
     Times are given by the caller, in seconds of one monotonic clock. Not for several threads at once.

@@ -188,8 +188,14 @@ def _number_or_nan(value: Any, name: str) -> float:
     return _NAN if unknown else _number(value, name)
 
 
+def _time(value: Any, name: str) -> float:
+    if isinstance(value, str):
+        raise InputError(f"{name}: expected Unix seconds, a number, not {_shown(value)}")
+    return _number(value, name)
+
+
 def _label(value: Any, name: str) -> float:
-    found = _number(value, name)
+    found = _NAN if isinstance(value, str) else _number(value, name)
     if found not in (0.0, 1.0):
         raise InputError(f"{name}: {_shown(value)} is neither 0 nor 1")
     return found
@@ -215,7 +221,7 @@ def _chance(value: Any, name: str) -> float:
 
 
 _CHECKS: Mapping[str, Callable[[Any, str], float]] = {
-    "time": _number, "label": _label, "crm": _probability, "llm": _maybe_probability, "propensity": _chance,
+    "time": _time, "label": _label, "crm": _probability, "llm": _maybe_probability, "propensity": _chance,
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ class Map(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PlattScaling:
     """sigmoid(slope · logit(p) + shift), slope ≥ 0; a shift of 0 is temperature scaling by 1 / slope. That of slope 1
     and shift 0 gives p back, bit for bit."""
 
@@ -68,7 +68,7 @@ class Steps:
         return {"kind": "isotonic", "from": list(self.xs), "to": list(self.ys)}
 
 
-IDENTITY = Line()
+IDENTITY = PlattScaling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def parse_map(data: Any, name: str) -> Map:
     slope, shift = data.get("slope", math.nan), data.get("shift", 0.0)
     if not (_number(slope, 0.0, MOST) and _number(shift, -MOST, MOST)):
         raise BundleError(f"{where}: expected a slope from 0 and a shift, no larger than {MOST:,.0f}")
-    return Line(float(slope), float(shift))
+    return PlattScaling(float(slope), float(shift))
 
 
 def _steps(xs: Any, ys: Any, where: str) -> Steps:

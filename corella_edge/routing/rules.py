@@ -14,7 +14,7 @@ import numpy as np
 
 from corella_edge.errors import InputError
 from corella_edge.routing.fusion import Fusion
-from corella_edge.routing.gate_fit import STRENGTHS, Asked, folds, out_of_fold, usable
+from corella_edge.routing.gate_fit import STRENGTHS, AnsweredRows, folds, out_of_fold, usable
 from corella_edge.routing.labelled import Floats, LabelledRows
 from corella_edge.routing.measure import BY_ENTROPY
 
@@ -55,7 +55,7 @@ def _predicted(kind: str) -> Callable[[LabelledRows, Fusion], Floats | None]:
 
     def values(rows: LabelledRows, rule: Fusion) -> Floats | None:
         try:
-            asked = Asked.of(rows, rule)
+            asked = AnsweredRows.of(rows, rule)
             return out_of_fold(asked, kind, STRENGTHS[0], usable(asked.inputs), folds(asked, np.random.default_rng(0)))
         except InputError:  # too few rows, or none in which an answer makes a difference
             return None

@@ -15,6 +15,16 @@ def told(policy: Policy, routing: Routing, written: str) -> list[str]:
     return [*_share(policy, routing, written), *_cost(policy, routing), *_rare(policy, routing)]
 
 
+def too_slow(routing: Routing, milliseconds: float) -> str:
+    """What to say where requests have so much time for the LLM, and its first answer takes longer; else nothing."""
+    cost = routing.cost
+    if cost is None or not cost.finite or cost.first <= milliseconds:
+        return ""
+    return (f"a request has {milliseconds:g} ms for the LLM (--timeout-ms), and its first answer takes about "
+            f"{cost.first:.0f} ms on this machine, so that hardly any candidate gets one (reason: busy): raise "
+            "--timeout-ms, take a smaller LLM or file type, or leave it more of the machine")  # fmt: skip
+
+
 def margin_of(nats: float) -> float:
     """The distance from one half at which a probability has this entropy: the m of `margin:m`."""
     low, high = 0.0, 0.5

@@ -18,7 +18,7 @@ from corella_edge_export.recipe import load_recipe
 from corella_edge_export.training import stages
 from corella_edge_export.training.run import Run
 from corella_edge_runtime import batch
-from corella_edge_runtime.bench import report
+from corella_edge_runtime.bench.reports import report
 from corella_edge_runtime.bench.run import run as measure
 from corella_edge_runtime.bench.settings import BenchSettings
 from corella_edge_runtime.engine import Engine

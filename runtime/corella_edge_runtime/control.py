@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from corella_edge.adapters import ALONE, Weights
 from corella_edge.request import Candidates, User
-from corella_edge.routing.budget import Target
-from corella_edge.routing.kept import Asked, Kept, Key, asked_by, key_of, state_of
+from corella_edge.routing.budget import BudgetTarget
+from corella_edge.routing.kept import Asked, KeptAnswers, Key, asked_by, key_of, state_of
 from corella_edge.routing.measure import NO_ROWS, Floats
 from corella_edge.routing.policy import Policy, Routing
 from corella_edge.routing.reasons import NoAnswer
@@ -34,7 +34,7 @@ Places = npt.NDArray[np.int64]
 class ControlSettings:
     """What is held: a target or none, and how many answers of the LLM are kept for how long."""
 
-    target: Target | None = None
+    target: BudgetTarget | None = None
     kept_answers: int = 0
     kept_seconds: float = 3600.0
 
@@ -79,7 +79,7 @@ class Control:
         """
         self.settings, self._routing, self._tolerance, self._llm, self._clock = settings, routing, tolerance, llm, clock
         self._lock = threading.Lock()
-        self._kept = Kept(settings.kept_answers, settings.kept_seconds)
+        self._kept = KeptAnswers(settings.kept_answers, settings.kept_seconds)
         self._routes = LastRoutes(ROUTES)
         self._erased = 0  # how often something was: what was asked before is not kept after
         self._target = None if settings.target is None else HeldTarget(settings.target, routing, own, llm)

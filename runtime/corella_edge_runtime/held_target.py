@@ -16,7 +16,7 @@ import numpy.typing as npt
 from corella_edge.adapters import ALONE, Weights, weights_of
 from corella_edge.request import Candidates, Request, User
 from corella_edge.routing import budget
-from corella_edge.routing.budget import Scale, Seen, Target
+from corella_edge.routing.budget import BudgetTarget, RequestSeen, Scale
 from corella_edge.routing.decision import NEAR, UNWEIGHTED, Weighting, near_top
 from corella_edge.routing.forms import RATIO
 from corella_edge.routing.measure import BY_ENTROPY, LN2, Floats, Inputs
@@ -72,7 +72,7 @@ class Candidacy:
 class HeldTarget:
     """The state of the controller, and what it is made of. Whoever calls holds the lock."""
 
-    target: Target
+    target: BudgetTarget
     routing: Routing
     own: Policy
     llm: LlmStats | None
@@ -105,7 +105,7 @@ class HeldTarget:
         return self._made[1]
 
     @property
-    def current(self) -> Target:
+    def current(self) -> BudgetTarget:
         """The target of this engine's part of the users: a share is a share of any part."""
         return self.target if self.target.share is not None else replace(self.target, ms=self.target.ms * self.part)
 
@@ -125,7 +125,7 @@ class HeldTarget:
         asked[chosen[passed]] = True
         among = slice(None) if seen.near is None else seen.near
         levels = self.scale.levels(seen.policy.measure(seen.p, seen.inputs))
-        more = Seen(levels[among], ~shut[among], asked[among], new_items[among], new_user, counted, self._work())
+        more = RequestSeen(levels[among], ~shut[among], asked[among], new_items[among], new_user, counted, self._work())
         found = budget.observed(self.state, target, more, now)
         self.state = found if self.eased else budget.decided(found, target, now)
         return passed

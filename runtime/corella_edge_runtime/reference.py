@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -35,7 +35,7 @@ class Tolerance:
 
 
 @dataclass(slots=True)
-class Comparison:
+class ReferenceCheck:
     """Rows repeated, the greatest differences found and allowed; `problems` are one line each.
 
     `fused` is of the final probability, against what the bundle's rule makes of the trained models' scores.
@@ -83,19 +83,21 @@ def _of_adapters(bundle: Bundle) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if type(value) in (int, float) and 0.0 <= value <= 1.0}
 
 
-def compare(engine: Engine) -> Comparison:
+def compare(engine: Engine, tell: Callable[[int, int], None] = lambda done, of: None) -> ReferenceCheck:
     """Score every reference row of the bundle again, and make the vector of every reference text.
 
-    The LLM's part, and that of texts, only where the engine has what it takes.
+    The LLM's part, and that of texts, only where the engine has what it takes. `tell` gets how many rows are done, and
+    of how many.
 
     Raises:
         BundleError: see `read`, `read_texts` and `tolerance`.
     """
     allowed, rule = tolerance(engine.bundle), engine.bundle.fusion()
-    result = Comparison(allowed)
+    result = ReferenceCheck(allowed)
     threshold = "ratio:0" if engine.llm is None else "ratio:1"
     rows = read(engine.bundle)
     for number, row in enumerate(rows, 1):
+        tell(number - 1, len(rows))
         scores = engine.rank(replace(row.request, threshold=threshold, timeout_ms=None), refuses=False)
         result.rows += 1
         found = list(_crm(row, float(scores.crm[0]), allowed.crm, result))
@@ -108,7 +110,7 @@ def compare(engine: Engine) -> Comparison:
     return result
 
 
-def _adapters(engine: Engine, rows: Sequence[Reference], allowed: Tolerance, result: Comparison) -> Iterator[str]:
+def _adapters(engine: Engine, rows: Sequence[Reference], allowed: Tolerance, result: ReferenceCheck) -> Iterator[str]:
     """A line for every row whose P(Yes) by a further adapter is too far from the trained one's. One adapter after the
     other: each turn to another one costs."""
     names = engine.adapters.names if engine.llm is not None else ()
@@ -139,7 +141,7 @@ def _text_row(value: Any) -> tuple[str, Floats]:
     return value["text"], np.array(numbers, np.float32)
 
 
-def _texts(engine: Engine, allowed: float, result: Comparison) -> Iterator[str]:
+def _texts(engine: Engine, allowed: float, result: ReferenceCheck) -> Iterator[str]:
     """A line for every text whose vector is too far from the trained encoder's."""
     rows = read_texts(engine.bundle) if engine.encoder.make_vectors else []
     for number, (text, expected) in enumerate(rows, 1):
@@ -159,20 +161,20 @@ def distance(found: Floats, expected: Floats) -> float:
     return float(np.linalg.norm(found - expected)) / max(length, float(np.finfo(np.float32).tiny))
 
 
-def _crm(row: Reference, probability: float, allowed: float, result: Comparison) -> Iterator[str]:
+def _crm(row: Reference, probability: float, allowed: float, result: ReferenceCheck) -> Iterator[str]:
     difference = abs(probability - row.crm)
     result.crm = _greater(result.crm, difference)
     if not difference <= allowed:
         yield f"the CRM gives {probability:.7f}, trained {row.crm:.7f} (at most {allowed:g} apart)"
 
 
-def _prompt(row: Reference, engine: Engine, result: Comparison) -> Iterator[str]:
+def _prompt(row: Reference, engine: Engine, result: ReferenceCheck) -> Iterator[str]:
     result.prompts += row.prompt is not None
     if prompt_ids(engine, row) != row.prompt:
         yield "the prompt's token ids differ from the trained tokenizer's"
 
 
-def _llm(row: Reference, probability: float, allowed: float, result: Comparison) -> Iterator[str]:
+def _llm(row: Reference, probability: float, allowed: float, result: ReferenceCheck) -> Iterator[str]:
     if row.llm is None:
         return
     result.llm_rows += 1
@@ -182,7 +184,7 @@ def _llm(row: Reference, probability: float, allowed: float, result: Comparison)
         yield f"the LLM gives {probability:.5f}, trained {row.llm:.5f} (at most {allowed:g} apart)"
 
 
-def _fused(row: Reference, scores: Scores, rule: Fusion, allowed: Tolerance, result: Comparison) -> Iterator[str]:
+def _fused(row: Reference, scores: Scores, rule: Fusion, allowed: Tolerance, result: ReferenceCheck) -> Iterator[str]:
     """Where both models may differ from the trained ones, so may what the rule makes of them, and no further."""
     if row.llm is None:
         return

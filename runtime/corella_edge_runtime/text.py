@@ -25,7 +25,7 @@ KEPT = 4096  # texts whose vectors are remembered
 INPUTS = ("input_ids", "attention_mask")
 
 
-class Words:
+class TextTokenizer:
     """A tokenizer.json that says how long a text may be and how shorter ones are filled up."""
 
     def __init__(self, path: Path, name: str = "") -> None:
@@ -52,7 +52,7 @@ class TextModel:
 
     def __init__(self, path: Path, tokenizer: Path, width: int, threads: int = 1) -> None:
         """Raises BundleError where the graph does not give `width` finite numbers a text."""
-        self._words, self._graph, self.width = Words(tokenizer), Graph(path, threads), width
+        self._words, self._graph, self.width = TextTokenizer(tokenizer), Graph(path, threads), width
         if self._graph.shapes.keys() != set(INPUTS):
             raise BundleError(f"{path.name}: its inputs are {sorted(self._graph.shapes)}, expected {', '.join(INPUTS)}")
         ids, mask = self._words.ids(["a", "a b c"])

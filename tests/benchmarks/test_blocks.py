@@ -42,7 +42,7 @@ class Side:
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> tuple[blocks.Stage, list[list[str]]]:
+def stage(monkeypatch: pytest.MonkeyPatch) -> tuple[blocks.TimedStage, list[list[str]]]:
     """A stage of `ROUNDS` rounds, and who was asked in each opening. "far" is far only in the first one."""
     openings: list[list[str]] = []
 
@@ -58,7 +58,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> tuple[blocks.Stage, list[list[str]
     return blocks.stage(subject, SHAPES["c3"], "F16", dict.fromkeys(PEERS, "F16"), ROUNDS, 1), openings
 
 
-def test_the_order_of_the_rounds_goes_on_over_openings(stage: tuple[blocks.Stage, list[list[str]]]) -> None:
+def test_the_order_of_the_rounds_goes_on_over_openings(stage: tuple[blocks.TimedStage, list[list[str]]]) -> None:
     found, openings = stage
     assert len(openings) == ROUNDS > 1
     timed = [name for asked in openings for name in asked[1 + len(PEERS) :]]  # the first of each are compared
@@ -66,7 +66,7 @@ def test_the_order_of_the_rounds_goes_on_over_openings(stage: tuple[blocks.Stage
     assert {len(pairs) for pairs in found.pairs.values()} == {ROUNDS}
 
 
-def test_the_greatest_difference_of_all_openings_is_told(stage: tuple[blocks.Stage, list[list[str]]]) -> None:
+def test_the_greatest_difference_of_all_openings_is_told(stage: tuple[blocks.TimedStage, list[list[str]]]) -> None:
     found, openings = stage
     assert found.differences == pytest.approx({"near": 0.0, "far": 0.4, "mute": math.nan}, nan_ok=True)
     assert found.compared == {"near": 3 * len(openings), "far": 3 * len(openings), "mute": 0}

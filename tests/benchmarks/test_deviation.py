@@ -47,9 +47,9 @@ def test_a_score_that_moves_is_seen() -> None:
             done.set_result(Answers.of([*found, LlmAnswer(math.nan, "deadline")]))
             return done
 
-    group = deviation.Group(prompts, np.array([0.0, 0.1, 0.2, 0.3]))
+    group = deviation.PromptGroup(prompts, np.array([0.0, 0.1, 0.2, 0.3]))
     moved: Any = Moved()
-    gaps = deviation.visited(moved, [group], [deviation.Visit(0, (2, 0, 3)), deviation.Visit(0, (1, 2))], 2)
+    gaps = deviation.visited(moved, [group], [deviation.Question(0, (2, 0, 3)), deviation.Question(0, (1, 2))], 2)
     assert gaps == pytest.approx([5e-4] * 3)
 
 

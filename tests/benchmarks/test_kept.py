@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.bench.machine import machine, versions
+from corella_edge_runtime.bench.measure.machine import machine, versions
 from harness import results
 from scenarios.scoring.kept import check, merged, stamped
 

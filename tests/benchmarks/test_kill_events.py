@@ -6,25 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from kill_events import Found, StoreAlone, judge, kill_often
+from kill_events import AppendFaults, StoreAlone, judge, kill_often
 
 
 @pytest.mark.parametrize(
     ("acknowledged", "held", "found"),
     [
-        (0, "", Found()),
-        (2, "0a 0b 1a 1b", Found()),
-        (1, "0a 0b 1a 1b", Found(unacknowledged_kept=1)),
-        (2, "0a 0b", Found(lost=1)),
-        (2, "", Found(lost=2)),
-        (1, "0a", Found(torn=1)),
-        (1, "0a 0b 1b", Found(torn=1)),
-        (1, "0a 0b 0a 0b", Found(doubled=1, reordered=1)),
-        (2, "1a 1b 0a 0b", Found(reordered=1)),
-        (2, "0a 0b 1b 1a", Found(reordered=1)),
+        (0, "", AppendFaults()),
+        (2, "0a 0b 1a 1b", AppendFaults()),
+        (1, "0a 0b 1a 1b", AppendFaults(unacknowledged_kept=1)),
+        (2, "0a 0b", AppendFaults(lost=1)),
+        (2, "", AppendFaults(lost=2)),
+        (1, "0a", AppendFaults(torn=1)),
+        (1, "0a 0b 1b", AppendFaults(torn=1)),
+        (1, "0a 0b 0a 0b", AppendFaults(doubled=1, reordered=1)),
+        (2, "1a 1b 0a 0b", AppendFaults(reordered=1)),
+        (2, "0a 0b 1b 1a", AppendFaults(reordered=1)),
     ],
 )
-def test_the_judge_tells_what_became_of_appends(acknowledged: int, held: str, found: Found) -> None:
+def test_the_judge_tells_what_became_of_appends(acknowledged: int, held: str, found: AppendFaults) -> None:
     assert judge(7, acknowledged, [f"7-{item[:-1]}-{item[-1]}" for item in held.split()]) == found
 
 

@@ -24,6 +24,7 @@ from corella_edge_export.llm.sequences import TokenSequence  # noqa: E402
 from corella_edge_export.recipe import recipe_from  # noqa: E402
 from corella_edge_export.training import stages  # noqa: E402
 from encoders import make_encoder  # noqa: E402
+from harness import worth_rows  # noqa: E402
 from harness.worth_rows import ALL, NEW, THIRDS, asked  # noqa: E402
 from tables import Event, prepared  # noqa: E402
 
@@ -52,6 +53,11 @@ def bought(folder: Path, hidden: float | None) -> PreparedData:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return bought(tmp_path_factory.mktemp("prepared") / "bought", 0.3)
+
+
+@pytest.fixture(autouse=True)
+def _slices_of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worth_rows, "FEW", 4)
 
 
 def test_each_like_has_a_dislike_that_is_as_new(data: PreparedData) -> None:
@@ -135,10 +141,10 @@ def test_labelled_rows_are_neighbouring_rows_of_drawn_users(labelled: PreparedDa
     assert (rows.seen == np.isin(of.users, train.users)).all()
     assert len(np.unique(of.users[rows.drawn])) == 8
     for user in np.unique(of.users[rows.drawn]).tolist():
-        own = np.sort(split.positions[split.users == user]).tolist()
-        taken = of.positions[rows.drawn & (of.users == user)].tolist()
-        first = own.index(taken[0])
-        assert taken == own[first : first + min(3, len(own))]
+        own = split.positions[split.users == user]
+        taken = of.positions[rows.drawn & (of.users == user)]
+        (window,) = np.unique((taken - 1) // 3)
+        assert sorted(taken.tolist()) == sorted(own[(own - 1) // 3 == window].tolist())
     assert rows.new[~rows.drawn].all()
     assert 0 < (~rows.drawn).sum() <= 5
 
@@ -167,6 +173,11 @@ def test_a_part_of_all_rows_is_no_slice(labelled: PreparedData) -> None:
     rows = asked(labelled, "test", 0, 0, 1, most=0)
     whole = replace(rows, new=np.zeros_like(rows.new), seen=np.ones_like(rows.seen))
     assert list(whole.parts) == [ALL]
+
+
+def test_a_slice_of_few_rows_is_not_told(labelled: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worth_rows, "FEW", 10_000)
+    assert list(asked(labelled, "test", 0, 0, 1, most=0).parts) == [ALL]
 
 
 def test_what_knows_the_labels_gains_in_every_slice(labelled: PreparedData) -> None:

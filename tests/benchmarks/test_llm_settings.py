@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import llm_settings
 from harness.models import Subject, write_file
 from harness.pairs import OURS, Pair
-from harness.shapes import Prompts
+from harness.shapes import PromptStream
 from harness.variants import CANDIDATES, CHANGES, PREFIX, opened, slate
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def test_a_change_of_size_makes_as_many_decodes_as_it_says(found: Any) -> None:
 
 
 def test_no_side_computes_the_kept_prefix_again(tiny: Subject) -> None:
-    stream = Prompts(tiny.vocab, 1)
+    stream = PromptStream(tiny.vocab, 1)
     prefix = stream.ids(PREFIX)
     with opened(tiny.files["F16"], list(CHANGES), 1) as sides:
         for side in sides.values():
@@ -74,7 +74,7 @@ def test_the_runtime_makes_its_own_context_again_once_the_changed_ones_are_open(
 
 @pytest.mark.parametrize("suffix", [1, 40])
 def test_the_first_tokens_of_a_slate_differ(suffix: int) -> None:
-    found = slate(Prompts(60, 1), (7,), suffix)
+    found = slate(PromptStream(60, 1), (7,), suffix)
     assert len({prompt.suffix[0] for prompt in found}) == CANDIDATES
     assert {len(prompt.suffix) for prompt in found} == {suffix}
 

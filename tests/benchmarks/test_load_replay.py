@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scenarios.serving.replay import Arrival, Cost, Room, best, fitted, replay
+from scenarios.serving.replay import Arrival, DecodeCost, DecodeLimits, best, fitted, replay
 
-COST = Cost(0.002, 1e-5, 1e-4)
-ROOM = Room(512, 64)
+COST = DecodeCost(0.002, 1e-5, 1e-4)
+ROOM = DecodeLimits(512, 64)
 ARRIVALS = st.lists(
     st.builds(
         lambda moment, prefix, suffixes: Arrival(moment, moment + 0.05, prefix, tuple(suffixes)),
@@ -54,7 +54,7 @@ def test_as_many_as_end_in_time_are_answered_hardest_first() -> None:
 
 
 def test_the_prefix_is_paid_once() -> None:
-    cost, room = Cost(0.0, 0.001, 0.0), Room(11, 64)
+    cost, room = DecodeCost(0.0, 0.001, 0.0), DecodeLimits(11, 64)
     one = Arrival(0.0, 0.0301, 10, (1,) * 40)
     assert replay([one], cost, room, False) == [20]  # 10 ms for the prefix, then 1 ms each
 
@@ -69,7 +69,7 @@ def test_under_overload_the_better_order_counts() -> None:
 def test_the_cost_of_a_decode_is_found_from_exact_times(fixed: float, token: float, prompt: float) -> None:
     sizes = [1, 2, 4, 8, 16, 32]
     tokens = [90 + 11 * n + (n * n) % 7 for n in sizes]
-    true = Cost(fixed, token, prompt)
+    true = DecodeCost(fixed, token, prompt)
     found = fitted(tokens, sizes, [true.seconds(t, n) for t, n in zip(tokens, sizes, strict=True)])
     for t, n in zip(tokens, sizes, strict=True):
         assert found.seconds(t, n) == pytest.approx(true.seconds(t, n), rel=1e-3, abs=1e-7)

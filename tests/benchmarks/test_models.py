@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from corella_edge.errors import InputError
 from harness.models import Subject, write_file
 from peers.table import COLD, check_names
-from scenarios.scoring.blocks import Plan, block
+from scenarios.scoring.blocks import MeasuringPlan, block
 from scenarios.scoring.parity import parity
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -44,7 +44,7 @@ def test_the_file_scores_as_transformers_does(tiny: Subject) -> None:
 
 def test_every_peer_in_this_process_computes_the_same(tiny: Subject) -> None:
     peers = ("completion", "completion-reuse", "eval", "eval-reuse", "torch-f32", "torch-bf16", "torch-bf16-shared")
-    found = block(tiny, "a2", peers, Plan(1, 1, 1, ("F16",), 0), lambda _: None)
+    found = block(tiny, "a2", peers, MeasuringPlan(1, 1, 1, ("F16",), 0), lambda _: None)
     rows = {row["peer"]: row for row in found["rows"]}
     assert set(rows) == set(peers)
     for name, row in rows.items():

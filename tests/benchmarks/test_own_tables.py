@@ -36,7 +36,7 @@ def test_a_step_whose_work_is_there_is_not_repeated(tmp_path: Path, monkeypatch:
         return type("Done", (), {"returncode": 0})
 
     monkeypatch.setattr(own_tables.subprocess, "run", run)
-    place = own_tables.Place(tmp_path / "case")
+    place = own_tables.CaseFolder(tmp_path / "case")
     for _ in range(2):
         place.step("prepare", place / "data", "prepare", "table", "--out", place / "data")
     assert done == [["prepare", "table", "--out", str(place / "data")]]
@@ -45,7 +45,7 @@ def test_a_step_whose_work_is_there_is_not_repeated(tmp_path: Path, monkeypatch:
 
 
 def test_a_step_that_fails_ends_the_benchmark_and_is_not_kept(tmp_path: Path) -> None:
-    place = own_tables.Place(tmp_path / "case")
+    place = own_tables.CaseFolder(tmp_path / "case")
     with pytest.raises(InputError, match="prepare ended with 2"):
         place.step("prepare", place / "data", "prepare", "no-such-reader", "--out", place / "data")
     assert place.steps == {}

@@ -27,7 +27,7 @@ from harness.pairs import OURS, ratio_of, round_of
 from harness.parts import merged
 from scenarios.wording import quality, timing
 from scenarios.wording.prompts import ITEMS, PAPER, TAIL, ShortLines, constant_tokens, longer_by
-from scenarios.wording.quality import Scored, compared, mean, verdict
+from scenarios.wording.quality import ScoredForm, compared, mean, verdict
 from scenarios.wording.timing import CANDIDATES, mean_lengths, prompts_of, request_of
 from scenarios.wording.training import form_recipe, with_batch
 from template import WHAT, check, measured, numbers, words
@@ -156,9 +156,9 @@ def test_the_papers_question_has_about_thirty_constant_tokens(words_after: int, 
             constant_tokens(ours, paper)
 
 
-def scored(probability: Any, rows: int = 200) -> Scored:
+def scored(probability: Any, rows: int = 200) -> ScoredForm:
     index = np.arange(rows)
-    return Scored(index, (index % 2).astype(np.int8), (index // 10).astype(np.int32), probability, {"steps": 9})
+    return ScoredForm(index, (index % 2).astype(np.int8), (index // 10).astype(np.int32), probability, {"steps": 9})
 
 
 def test_the_difference_is_ours_minus_the_papers_on_the_same_users() -> None:

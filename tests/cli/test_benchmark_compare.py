@@ -13,10 +13,11 @@ import pytest
 from msgspec.structs import replace
 
 import bench_results
-from corella_edge_runtime.bench import compare_report, fleet, result
-from corella_edge_runtime.bench.circumstances import Noise, Quiet
-from corella_edge_runtime.bench.compare import compare
-from corella_edge_runtime.bench.result import Result
+from corella_edge_runtime.bench.comparing import compare_report, fleet
+from corella_edge_runtime.bench.comparing.compare import compare
+from corella_edge_runtime.bench.results import result
+from corella_edge_runtime.bench.results.circumstances import Noise, Quiet
+from corella_edge_runtime.bench.results.result import Result
 from corella_edge_runtime.engine import Engine
 
 

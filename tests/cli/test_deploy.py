@@ -13,7 +13,7 @@ import pytest
 
 from bundles import make_bundle
 from corella_edge_runtime.site import layout as sites
-from corella_edge_runtime.site.layout import Running, Serving, VersionRefusal
+from corella_edge_runtime.site.layout import RunningVersion, Serving, VersionRefusal
 from fake_versions import toy_bundle
 
 WAIT = 20.0
@@ -96,7 +96,7 @@ def server(site: Path) -> Iterator[Callable[..., Server]]:
 
 
 def willing(wanted: Any) -> Serving:
-    return Serving(1, wanted.serial, Running(wanted.live, "toy", "2024-01-01"))
+    return Serving(1, wanted.serial, RunningVersion(wanted.live, "toy", "2024-01-01"))
 
 
 def test_from_init_to_remove_without_a_server(corella: Any, tmp_path: Path, toys: list[Path]) -> None:
@@ -126,7 +126,7 @@ def test_the_status_is_text_or_json(deploy: Deploy, toys: list[Path], server: An
     assert [line.split()[0] for line in lines[:2]] == ids
     assert (lines[0].endswith("live"), lines[1].endswith("MiB"), lines[2]) == (True, True, "no server runs here")
     refused = VersionRefusal(ids[1], 1, "2024-01-02", "crm.onnx: missing")
-    server(lambda wanted: Serving(7, wanted.serial, Running(ids[0], "toy", "2024-01-01"), None, refused))
+    server(lambda wanted: Serving(7, wanted.serial, RunningVersion(ids[0], "toy", "2024-01-01"), None, refused))
     sites.change(site, lambda now: now)
     deploy.fine("canary", ids[1], "--no-wait")
     text = deploy.fine("status")
@@ -157,7 +157,7 @@ def test_what_the_server_refuses_is_taken_back_and_told(
         refused = (
             VersionRefusal(bad, wanted.serial, "2024-01-01", "llm.gguf: no memory") if wanted.live == bad else None
         )
-        return Serving(1, wanted.serial, Running(live, "toy@0", "2024-01-01"), None, refused)
+        return Serving(1, wanted.serial, RunningVersion(live, "toy@0", "2024-01-01"), None, refused)
 
     server(unwilling)
     line = deploy.refusal("push", toys[1], code=3)
@@ -175,7 +175,7 @@ def test_a_server_that_ends_or_says_nothing_is_told(deploy: Deploy, toys: list[P
 
 
 def test_a_later_deploy_of_somebody_else_is_told(deploy: Deploy, toys: list[Path], server: Any) -> None:
-    server(lambda wanted: Serving(1, 9, Running(wanted.live, "toy", "")) if wanted.serial > 1 else None)
+    server(lambda wanted: Serving(1, 9, RunningVersion(wanted.live, "toy", "")) if wanted.serial > 1 else None)
     done = deploy("push", toys[1])
     assert done.code == 0
     assert "somebody has deployed" in done.err

@@ -15,12 +15,12 @@ from bench_results import result
 from bundles import make_bundle
 from corella_edge.routing import load
 from corella_edge.routing.load import Box, Draws, Load, reached
-from corella_edge_runtime.bench.circumstances import Noise
-from corella_edge_runtime.bench.gathered import point
-from corella_edge_runtime.bench.points import Law
-from corella_edge_runtime.bench.result import Result, encode, write
-from corella_edge_runtime.bench.seen import Meanwhile, Seen, Slice, Spot, sliced
-from corella_edge_runtime.bench.slo import measured
+from corella_edge_runtime.bench.results.circumstances import Noise
+from corella_edge_runtime.bench.results.gathered import point
+from corella_edge_runtime.bench.results.points import Law
+from corella_edge_runtime.bench.results.result import Result, encode, write
+from corella_edge_runtime.bench.results.seen import Meanwhile, Seen, Slice, Spot, sliced
+from corella_edge_runtime.bench.results.slo import measured
 from sessions import ONE, run, succeed
 
 TRUE, CORRELATION, N, SPEED = Box(0.0012, 0.008, 0.0006, 0.1, 0.2), 0.15, 20, 10_000.0

@@ -15,7 +15,7 @@ from corella_edge.errors import BundleError, InputError
 from corella_edge.request import Request, User
 from corella_edge.request_json import request_json
 from corella_edge.request_message import parse_request, read_request
-from corella_edge.routing.kept import Kept, asked_by
+from corella_edge.routing.kept import KeptAnswers, asked_by
 
 KNOWN = Adapters(("a", "b", "c.1"), (("a", 1.0),))
 NAMES = st.sampled_from(["a", "b", "c.1"])
@@ -143,7 +143,7 @@ def test_names_are_file_names(text: str) -> None:
 
 
 def test_answers_are_kept_apart_by_adapters() -> None:
-    kept, by_a, by_b = Kept(10, 60.0), (("a", 1.0),), (("b", 1.0),)
+    kept, by_a, by_b = KeptAnswers(10, 60.0), (("a", 1.0),), (("b", 1.0),)
     for number, by in enumerate((ALONE, by_a, by_b)):
         kept.put("u", b"s", asked_by(["i"], by), np.array([0.1 * number]), 0.0)
     for number, by in enumerate((ALONE, by_a, by_b)):

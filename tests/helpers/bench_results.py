@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from corella_edge.routing.load import touched
-from corella_edge_runtime.bench import circumstances as c
-from corella_edge_runtime.bench import points as p
-from corella_edge_runtime.bench.figures import figure, latency, part, ratio_of
-from corella_edge_runtime.bench.histogram import counted
-from corella_edge_runtime.bench.result import FORMAT, Quality, QualityPoint, Result
+from corella_edge_runtime.bench.results import circumstances as c
+from corella_edge_runtime.bench.results import points as p
+from corella_edge_runtime.bench.results.figures import figure, latency, part, ratio_of
+from corella_edge_runtime.bench.results.histogram import counted
+from corella_edge_runtime.bench.results.result import FORMAT, Quality, QualityPoint, Result
 
 RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 STAGES = {"parse": 0.05, "encode": 0.2, "crm": 0.6, "policy": 0.05, "queue": 0.1, "fuse": 0.02, "serialise": 0.05}

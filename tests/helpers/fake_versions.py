@@ -47,6 +47,9 @@ class Versioned:
             self.running -= 1
         return self.name
 
+    def told(self) -> list[str]:
+        return ["threshold ratio:0.05"]
+
     def warm_up(self) -> None:
         if self.cold:
             raise BundleError("too little memory")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from corella_edge.routing import budget
-from corella_edge.routing.budget import BudgetState, Scale, Seen, Target
+from corella_edge.routing.budget import BudgetState, BudgetTarget, RequestSeen, Scale
 from corella_edge.routing.measure import entropy, is_routed
 
 Traffic = Callable[[float, np.random.Generator], np.ndarray]  # time → probabilities of one request
@@ -18,7 +18,7 @@ Traffic = Callable[[float, np.random.Generator], np.ndarray]  # time → probabi
 class Run:
     """What became of requests; `cost` is the LLM's seconds for each candidate that is asked."""
 
-    target: Target
+    target: BudgetTarget
     scale: Scale
     cost: float = 0.003
     own: float = 0.05
@@ -36,7 +36,7 @@ class Run:
         asked = is_routed(s, self.scale.threshold(self.state.level))
         everything, nothing = np.ones(len(p), np.bool_), np.zeros(len(p), np.bool_)
         number = int(asked.sum())
-        seen = Seen(self.scale.levels(s), everything, asked, nothing, busy=self.cost * number)
+        seen = RequestSeen(self.scale.levels(s), everything, asked, nothing, busy=self.cost * number)
         self.state = budget.decided(budget.observed(self.state, self.target, seen, t), self.target, t)
         self.times.append(t)
         self.asked.append(number)

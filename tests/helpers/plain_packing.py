@@ -12,7 +12,7 @@ import numpy as np
 from corella_edge_runtime.llm.contract.cost import Cost
 from corella_edge_runtime.llm.contract.messages import Prompt, TokenIds
 from corella_edge_runtime.llm.llama.packing import HORIZON, SAFETY, STRANGERS, Base, Room, decodes_of
-from corella_edge_runtime.llm.llama.tree import Rows, common_length
+from corella_edge_runtime.llm.llama.tree import TokenRows, common_length
 
 
 @dataclass(eq=False, slots=True)
@@ -179,7 +179,7 @@ class Leaf:
 
 def unfold(
     prompts: Sequence[TokenIds], own: Sequence[int], shared: Sequence[int], first: int = 0
-) -> tuple[list[Leaf], Rows]:
+) -> tuple[list[Leaf], TokenRows]:
     """Leaves and rows of a decode.
 
     Args:
@@ -216,7 +216,7 @@ def _place(length: int, own: int, shared: int, before: int | None) -> tuple[int,
     return min(before, shared), shared
 
 
-def _rows(leaves: list[Leaf], tokens: list[int], positions: list[int], lengths: list[int], first: int) -> Rows:
+def _rows(leaves: list[Leaf], tokens: list[int], positions: list[int], lengths: list[int], first: int) -> TokenRows:
     total = len(tokens)
     owner, count, wanted = np.empty(total, np.int32), np.ones(total, np.int32), np.zeros(total, np.int8)
     row = 0
@@ -231,4 +231,4 @@ def _rows(leaves: list[Leaf], tokens: list[int], positions: list[int], lengths: 
             count[row : row + reach - leaf.start] += 1
         row += size
         wanted[leaf.last] = 1
-    return Rows(np.asarray(tokens, np.int32), np.asarray(positions, np.int32), owner, count, wanted)
+    return TokenRows(np.asarray(tokens, np.int32), np.asarray(positions, np.int32), owner, count, wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from corella_edge_export.evaluation.scored import Floats, Pair, ScoredRows
+from corella_edge_export.evaluation.scored import Floats, ScoredRows, ScoredSplits
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -25,5 +25,5 @@ def rows(n: int = 600, users: int = 25, seed: int = 0, silent: float = 0.05) -> 
     )  # fmt: skip
 
 
-def pair(n: int = 600, seed: int = 0, silent: float = 0.05) -> Pair:
-    return Pair(rows(n, seed=2 * seed, silent=silent), rows(n + 50, seed=2 * seed + 1, silent=silent))
+def pair(n: int = 600, seed: int = 0, silent: float = 0.05) -> ScoredSplits:
+    return ScoredSplits(rows(n, seed=2 * seed, silent=silent), rows(n + 50, seed=2 * seed + 1, silent=silent))

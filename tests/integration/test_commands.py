@@ -10,10 +10,10 @@ import pytest
 from corella_edge.json_lines import read_lines
 from corella_edge.request_message import parse_request
 from corella_edge_export import report
-from corella_edge_runtime.bench.journal import FILE as SLICES
-from corella_edge_runtime.bench.report import FILES
-from corella_edge_runtime.bench.result import read
-from corella_edge_runtime.bench.shown import points
+from corella_edge_runtime.bench.reports.report import FILES
+from corella_edge_runtime.bench.reports.shown import points
+from corella_edge_runtime.bench.results.journal import FILE as SLICES
+from corella_edge_runtime.bench.results.result import read
 from corella_edge_runtime.engine import Engine
 from sessions import ONE, REPOSITORY, run, serving, start, succeed
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from corella_edge.bundle.artefact import Bundle
-from corella_edge.routing.budget import Scale, Target
+from corella_edge.routing.budget import BudgetTarget, Scale
 from corella_edge.routing.measure import entropy, is_routed
 from held import Run
 from sessions import REPOSITORY, serving
@@ -45,7 +45,7 @@ def a_tenth_is_held(demo: Path) -> None:
     parts = [np.fromfile(path).reshape(2, -1)[0] for path in sorted((demo / "evaluation").glob("scores-*.f64"))]
     crm, calibration = np.concatenate(parts), Bundle.open(demo / "bundle").calibration()
     assert is_routed(entropy(crm), calibration.threshold(0.1)).mean() > 0.11
-    run = Run(Target(0.1, window=600.0), Scale(calibration))
+    run = Run(BudgetTarget(0.1, window=600.0), Scale(calibration))
     run.drive(lambda _, rng: rng.choice(crm, 20), 0.0, 2400.0, 1.0)
     assert run.over_window(600.0, 2400.0) == pytest.approx(0.1, abs=0.01)
 

@@ -23,8 +23,8 @@ from corella_edge.routing.exploring import EXPLORE
 from corella_edge.routing.forms import FORMS, read_threshold
 from corella_edge.routing.reasons import FAULT, KEPT, NoAnswer
 from corella_edge.scores import Scored
-from corella_edge_runtime.bench.journal import FILE as SLICES
-from corella_edge_runtime.bench.report import FILES
+from corella_edge_runtime.bench.reports.report import FILES
+from corella_edge_runtime.bench.results.journal import FILE as SLICES
 from pages import BLOCK, PAGES, README, blocks, read, section
 from sessions import REPOSITORY, call, serving, start, succeed
 

@@ -14,10 +14,10 @@ import pytest
 
 from bundles import ITEMS, make_bundle
 from corella_edge.request import Candidate, Candidates, Event, Request, User
-from corella_edge.routing.budget import Caps, Target
+from corella_edge.routing.budget import BudgetTarget, Caps
 from corella_edge.routing.decision import Reach, Weighting
 from corella_edge.routing.fusion import Fusion
-from corella_edge.routing.maps import Line, Maps
+from corella_edge.routing.maps import Maps, PlattScaling
 from corella_edge.routing.policy import Policy
 from corella_edge.scores import Scores
 from corella_edge_runtime.control import Control, ControlSettings
@@ -199,7 +199,7 @@ def test_returning_users_of_a_stream_are_mostly_answered_from_what_is_kept(engin
     assert asked["again"] < 0.7 * asked["first"]
 
 
-HELD = ControlSettings(Target(0.2, window=600.0))
+HELD = ControlSettings(BudgetTarget(0.2, window=600.0))
 
 
 def test_a_share_is_held_where_the_threshold_for_it_routes_another(engine: Engine) -> None:
@@ -220,7 +220,7 @@ def test_a_share_is_held_where_the_threshold_for_it_routes_another(engine: Engin
 
 def test_a_share_is_held_of_requests_for_the_best_where_many_candidates_cannot_change_them(engine: Engine) -> None:
     """Less than half of what the policy routes is asked: twice the target, as a level, would not be enough."""
-    box, rng = Box(engine, ControlSettings(Target(0.1, window=300.0))), np.random.default_rng(1)
+    box, rng = Box(engine, ControlSettings(BudgetTarget(0.1, window=300.0))), np.random.default_rng(1)
     box.engine.routing = replace(box.engine.routing, reach=Reach((), (-0.05,), (0.05,), 0.1))
     asked = []
     for _ in range(700):
@@ -242,14 +242,14 @@ def test_what_says_never_or_is_strict_is_not_explored(engine: Engine) -> None:
 
 
 def test_a_request_s_own_threshold_is_its_own(engine: Engine) -> None:
-    box = Box(engine, ControlSettings(Target(0.0)))
+    box = Box(engine, ControlSettings(BudgetTarget(0.0)))
     assert not any(box.rank(person(1)).reason)
     assert set(box.rank(person(1), threshold="ratio:1").reason) == {"ratio"}
     assert box.control.stats()["held_share"] == 0.0
 
 
 def test_what_is_kept_costs_nothing_and_is_not_counted_as_asked(engine: Engine) -> None:
-    box = Box(engine, ControlSettings(Target(1.0), 1000))
+    box = Box(engine, ControlSettings(BudgetTarget(1.0), 1000))
     box.rank(person(1))
     box.rank(person(1))
     assert box.control.stats()["held_share"] == 0.5
@@ -278,7 +278,7 @@ def test_an_llm_that_cannot_be_asked_freezes_the_level(engine: Engine) -> None:
 
 def test_milliseconds_a_second_are_held_and_are_of_this_engine_s_users(engine: Engine) -> None:
     """Ten candidates a second at 10 ms each: 20 ms a second is a fifth of them; of half of the users, a tenth."""
-    box, rng = Box(engine, ControlSettings(Target(None, 20.0, 300.0)), "ratio:0.5"), np.random.default_rng(4)
+    box, rng = Box(engine, ControlSettings(BudgetTarget(None, 20.0, 300.0)), "ratio:0.5"), np.random.default_rng(4)
     asked = []
     for _ in range(1500):
         items = [TITLED[n] for n in rng.permutation(len(TITLED))[:10]]
@@ -291,7 +291,7 @@ def test_milliseconds_a_second_are_held_and_are_of_this_engine_s_users(engine: E
 
 def test_work_is_counted_once_by_the_llm_or_else_by_the_requests(engine: Engine) -> None:
     for counts in (True, False):
-        box = Box(engine, ControlSettings(Target(None, 20.0, 300.0)), "ratio:1")
+        box = Box(engine, ControlSettings(BudgetTarget(None, 20.0, 300.0)), "ratio:1")
         if not counts:
             assert box.control._target
             box.control._target.llm = dict
@@ -305,7 +305,7 @@ def test_work_is_counted_once_by_the_llm_or_else_by_the_requests(engine: Engine)
 
 
 def test_a_capped_candidate_keeps_the_base_model_s_score_and_says_so(engine: Engine) -> None:
-    box = Box(engine, ControlSettings(Target(1.0, caps=Caps(one_user=0.01))))
+    box = Box(engine, ControlSettings(BudgetTarget(1.0, caps=Caps(one_user=0.01))))
     first = box.rank(User("u1", {}, person(1).history))
     assert {*first.reason} == {"ratio", "capped"}
     assert first.reason.count("ratio") == 10  # 1 % of what 1,000 candidates may ask: the hardest of hers
@@ -323,10 +323,10 @@ def test_a_capped_candidate_keeps_the_base_model_s_score_and_says_so(engine: Eng
 
 def test_new_items_and_new_users_have_caps_of_their_own(engine: Engine) -> None:
     unknown = [f"i{n}" for n in range(ITEMS - 5, ITEMS - 1)]
-    box = Box(engine, ControlSettings(Target(1.0, caps=Caps(new_items=0.0))))
+    box = Box(engine, ControlSettings(BudgetTarget(1.0, caps=Caps(new_items=0.0))))
     found = box.rank(person(1), *unknown, "i1")
     assert found.reason == ("capped",) * 4 + ("ratio",)
-    box = Box(engine, ControlSettings(Target(1.0, caps=Caps(new_users=0.0))))
+    box = Box(engine, ControlSettings(BudgetTarget(1.0, caps=Caps(new_users=0.0))))
     assert box.rank(User("never seen"), "i1").reason == ("capped",)
     assert box.rank(person(1), "i1").reason == ("ratio",)
 
@@ -345,7 +345,7 @@ def test_a_route_does_not_flicker_where_the_score_moves_within_its_tolerance(eng
 
 
 def test_a_whole_catalogue_counts_as_its_best(engine: Engine) -> None:
-    box = Box(engine, ControlSettings(Target(0.2)))
+    box = Box(engine, ControlSettings(BudgetTarget(0.2)))
     box.now += 1.0
     box.engine.rank(Request(person(1), None, top_k=2))
     assert box.control._target
@@ -353,7 +353,7 @@ def test_a_whole_catalogue_counts_as_its_best(engine: Engine) -> None:
 
 
 def test_an_engine_is_opened_with_what_it_holds(root: Path) -> None:
-    with Engine.open(root, llm=None, control=ControlSettings(Target(0.1), 10)) as engine:
+    with Engine.open(root, llm=None, control=ControlSettings(BudgetTarget(0.1), 10)) as engine:
         engine.rank(Request(person(1), ALL))
         assert engine.control
         shown = engine.control.shown()
@@ -383,7 +383,7 @@ def test_a_bundle_without_a_calibration_of_its_measure_stays_at_its_own_threshol
 
 
 def test_a_target_stands_still_while_a_latency_objective_asks_less(engine: Engine) -> None:
-    box = Box(engine, ControlSettings(Target(share=0.5, window=60.0)))
+    box = Box(engine, ControlSettings(BudgetTarget(share=0.5, window=60.0)))
     for number in range(20):
         box.rank(person(number))
     before = box.control.policy()
@@ -400,7 +400,7 @@ def test_a_target_stands_still_while_a_latency_objective_asks_less(engine: Engin
 def test_of_a_catalogue_those_near_the_top_are_the_ones_that_the_answer_ranks_there() -> None:
     """By value on the answer's scale: a map keeps the order of probabilities, not that of weighted ones."""
     p, value = np.array([0.9] * 4 + [0.2] * 4), Weighting(np.array([1.0] * 4 + [4.0] * 4))
-    flat = Policy(fusion=Fusion(maps=Maps(alone=Line(0.1))))
+    flat = Policy(fusion=Fusion(maps=Maps(alone=PlattScaling(0.1))))
     for policy, near in ((Policy(), range(4)), (flat, range(4, 8))):
         seen = Candidacy.of(Request(User(), None, top_k=1), Candidates.of(ALL[:8]), policy, p, {}, [()] * 8, value)
         assert seen.near is not None

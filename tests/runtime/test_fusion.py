@@ -27,7 +27,7 @@ from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.policy import Policy
 from corella_edge.scores import answer
 from corella_edge_runtime import reference
-from corella_edge_runtime.bench import quality as bench
+from corella_edge_runtime.bench.measure import quality as bench
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.server.app import build_app
 from corella_edge_runtime.server.service import Service

@@ -9,7 +9,7 @@ import numpy as np
 from corella_edge_runtime.bench.load.mix import Stream, mix
 from corella_edge_runtime.bench.load.outcome import Outcome
 from corella_edge_runtime.bench.load.rates import highest, holds
-from harness.load.setting import Setting
+from harness.load.setting import ServerUnderLoad
 
 LATE = 0.100  # p99 of a served rate, seconds
 
@@ -19,7 +19,9 @@ def keeps_up(done: Outcome) -> bool:
     return bool((done.status == 200).all()) and holds(done.latency, 0.99, LATE)
 
 
-def saturation(run: Setting, requests: list[bytes], first: float, seconds: float, seed: int) -> tuple[float, list[Any]]:
+def saturation(
+    run: ServerUnderLoad, requests: list[bytes], first: float, seconds: float, seed: int
+) -> tuple[float, list[Any]]:
     """The highest rate served, and every rate that was tried: (rate, kept up, p99 in ms)."""
     tried: list[Any] = []
 

@@ -12,16 +12,16 @@ from corella_edge_runtime.bench.load.mix import Mix
 from corella_edge_runtime.bench.load.outcome import MOST_OF_A_CORE, Outcome, put
 from corella_edge_runtime.bench.load.plan import address_of
 from harness.load.server import Server
-from harness.load.traffic import Source
+from harness.load.traffic import TrafficSource
 from harness.quiet import Watch, is_void
 
 Row = dict[str, Any]
 
 
-class Setting:
+class ServerUnderLoad:
     """A server that is ready, and who puts load on it."""
 
-    def __init__(self, server: Server, source: Source, core: int | None) -> None:
+    def __init__(self, server: Server, source: TrafficSource, core: int | None) -> None:
         self.server, self.source = server, source
         self.port = address_of(server.address)[1]
         self._core, self._shares = core, [0.0]
@@ -66,10 +66,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 @contextmanager
 def setting(
     options: argparse.Namespace, serve: Sequence[str] = (), environment: Mapping[str, str] | None = None
-) -> Iterator[Setting]:
+) -> Iterator[ServerUnderLoad]:
     """The server, ready, until the end of the block."""
     options.log.parent.mkdir(parents=True, exist_ok=True)
-    source = Source.open(options.bundle)
+    source = TrafficSource.open(options.bundle)
     with Server(options.bundle, options.log, [*serve, *options.serve], environment) as server:
         server.wait_ready()
-        yield Setting(server, source, options.core)
+        yield ServerUnderLoad(server, source, options.core)

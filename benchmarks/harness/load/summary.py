@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge_runtime.bench.figures import part
-from corella_edge_runtime.bench.histogram import at_rank
+from corella_edge_runtime.bench.results.figures import part
+from corella_edge_runtime.bench.results.histogram import at_rank
 
 DRAWS = 2000
 
@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class MedianInterval:
     """A figure and its 95 % interval.
 
     Attributes:
@@ -49,7 +49,7 @@ def percentiles(seconds: Floats) -> dict[str, float]:
     return {**{name: round(1e3 * at_rank(ended, q), 4) for name, q in at.items()}, "count": len(ended)}
 
 
-def percentile(parts: Sequence[Floats], q: float, seed: int = 0) -> Interval:
+def percentile(parts: Sequence[Floats], q: float, seed: int = 0) -> MedianInterval:
     """The q-th percentile of all values; the interval by drawing whole parts, in which neighbours hang together.
 
     Raises:
@@ -62,18 +62,18 @@ def percentile(parts: Sequence[Floats], q: float, seed: int = 0) -> Interval:
     draws = rng.integers(len(filled), size=(DRAWS, len(filled)))
     found = [at_rank(np.concatenate([filled[i] for i in draw]), q / 100.0) for draw in draws.tolist()]
     low, high = np.percentile(found, [2.5, 97.5]).tolist()
-    return Interval(at_rank(np.concatenate(filled), q / 100.0), low, high, len(filled))
+    return MedianInterval(at_rank(np.concatenate(filled), q / 100.0), low, high, len(filled))
 
 
-def share(hits: int, of: int) -> Interval:
+def share(hits: int, of: int) -> MedianInterval:
     """`hits` / `of` with Wilson's interval; 0 to 1 where there is nothing to count."""
     if of == 0:
-        return Interval(math.nan, 0.0, 1.0, 0)
+        return MedianInterval(math.nan, 0.0, 1.0, 0)
     found = part(hits, of)
-    return Interval(found.value or 0.0, found.low or 0.0, found.high or 0.0, of)
+    return MedianInterval(found.value or 0.0, found.low or 0.0, found.high or 0.0, of)
 
 
-def slope(x: Floats, y: Floats, block: int, seed: int = 0) -> Interval:
+def slope(x: Floats, y: Floats, block: int, seed: int = 0) -> MedianInterval:
     """Least-squares slope of y over x; the interval by drawing blocks of neighbouring residuals.
 
     Args:
@@ -94,7 +94,7 @@ def slope(x: Floats, y: Floats, block: int, seed: int = 0) -> Interval:
     starts = rng.integers(len(y) - size + 1, size=(DRAWS, math.ceil(len(y) / size)))
     drawn = residuals[(starts[:, :, None] + np.arange(size)).reshape(DRAWS, -1)[:, : len(y)]]
     low, high = np.percentile(found + drawn @ weights, [2.5, 97.5]).tolist()
-    return Interval(found, low, high, len(y))
+    return MedianInterval(found, low, high, len(y))
 
 
 def parts_of(moments: Floats, values: Floats, count: int, seconds: float) -> list[Floats]:

@@ -12,21 +12,21 @@ from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.request import Candidate, Candidates, Request, User
 from corella_edge.request_json import request_body
-from corella_edge_runtime.bench import traffic
 from corella_edge_runtime.bench.load.http import post
+from corella_edge_runtime.bench.measure import traffic
 
 RANK = "/v1/rank"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TrafficSource:
     """Where users and items come from."""
 
     catalog: Catalog
     users: list[User]
 
     @classmethod
-    def open(cls, bundle: Path) -> Source:
+    def open(cls, bundle: Path) -> TrafficSource:
         """The bundle's catalogue, and one row of each user of its sample."""
         opened = Bundle.open(bundle)
         rows = traffic.read(opened, None)

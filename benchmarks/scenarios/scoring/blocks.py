@@ -18,7 +18,7 @@ from harness.models import Subject
 from harness.ours import Ours
 from harness.pairs import OURS, Pair, alternate, median_ms, ratio
 from harness.quiet import Watch, is_void, undisturbed
-from harness.shapes import SHAPES, Prompts, Shape
+from harness.shapes import SHAPES, PromptStream, Shape
 from harness.vocabulary import answer_tokens
 from peers.table import COLD, KNOWN, Peer, make_peer
 
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MeasuringPlan:
     """How much is measured.
 
     Attributes:
@@ -43,7 +43,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class TimedStage:
     """Sides that ran by turns: (peer, its type) → pairs with ours, whose type is `own`."""
 
     own: str
@@ -55,10 +55,10 @@ class Stage:
     load: dict[str, float]
 
 
-def block(subject: Subject, shape: str, peers: Sequence[str], plan: Plan, say: Say) -> dict[str, Any]:
+def block(subject: Subject, shape: str, peers: Sequence[str], plan: MeasuringPlan, say: Say) -> dict[str, Any]:
     """All rows of one model and shape, ready for JSON."""
     typed = [name for name in peers if KNOWN[name][0]]
-    scans: list[Stage] = []
+    scans: list[TimedStage] = []
     if len(plan.types) > 1:
         for kind in plan.types:
             say(f"{subject.name} {shape}: {kind}, {plan.scan} rounds")
@@ -71,19 +71,21 @@ def block(subject: Subject, shape: str, peers: Sequence[str], plan: Plan, say: S
     return {"model": subject.name, "shape": shape, "rows": rows, "cold": cold_best(rows)}
 
 
-def quiet_stage(subject: Subject, shape: Shape, own: str, kinds: dict[str, str], rounds: int, plan: Plan) -> Stage:
+def quiet_stage(
+    subject: Subject, shape: Shape, own: str, kinds: dict[str, str], rounds: int, plan: MeasuringPlan
+) -> TimedStage:
     """A stage on a quiet machine, or the last one that was tried."""
     measure = partial(stage, subject, shape, own, kinds, rounds, plan.threads)
     return undisturbed(measure, lambda found: found.load, plan.retries)
 
 
-def stage(subject: Subject, shape: Shape, own: str, kinds: dict[str, str], rounds: int, threads: int) -> Stage:
+def stage(subject: Subject, shape: Shape, own: str, kinds: dict[str, str], rounds: int, threads: int) -> TimedStage:
     """Ours and the peers by turns, on the same prompts in a round; all are opened again for every round.
 
     Where a side's buffers happen to lie is worth up to 15 % of its time, and stays so until it is opened again: rounds
     of one opening would not be independent, and an interval over them too narrow.
     """
-    stream, compared = Prompts(subject.vocab, seed=11), []
+    stream, compared = PromptStream(subject.vocab, seed=11), []
     open_now: dict[str, Peer] = {}
     watch = Watch(lambda: [child for side in open_now.values() for child in side.processes()])
 
@@ -97,7 +99,7 @@ def stage(subject: Subject, shape: Shape, own: str, kinds: dict[str, str], round
         return seconds
 
     pairs, own_seconds = alternate(list(kinds), rounds, run)
-    return Stage(own, kinds, pairs, own_seconds, *greatest(compared), watch.read())
+    return TimedStage(own, kinds, pairs, own_seconds, *greatest(compared), watch.read())
 
 
 @contextmanager
@@ -146,7 +148,7 @@ def greatest(
     )
 
 
-def best_types(scans: Sequence[Stage], peers: Sequence[str], first: str) -> tuple[str, dict[str, str]]:
+def best_types(scans: Sequence[TimedStage], peers: Sequence[str], first: str) -> tuple[str, dict[str, str]]:
     """The type at which ours, and each peer, was fastest in the scans; `first` where there were none."""
     scans = [stage for stage in scans if not is_void(stage.load)] or scans
     if not scans:
@@ -159,12 +161,12 @@ def best_types(scans: Sequence[Stage], peers: Sequence[str], first: str) -> tupl
     return own, {name: fastest.get(name, own) for name in peers}
 
 
-def rows_of(subject: Subject, shape: str, stage: Stage, kind: str) -> list[dict[str, Any]]:
+def rows_of(subject: Subject, shape: str, stage: TimedStage, kind: str) -> list[dict[str, Any]]:
     """One row a peer."""
     return [row_of(subject, shape, stage, name, kind) for name in stage.pairs]
 
 
-def row_of(subject: Subject, shape: str, stage: Stage, name: str, kind: str) -> dict[str, Any]:
+def row_of(subject: Subject, shape: str, stage: TimedStage, name: str, kind: str) -> dict[str, Any]:
     """Everything about one peer in one stage."""
     pairs = stage.pairs[name]
     gap = stage.differences[name]

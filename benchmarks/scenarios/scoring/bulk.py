@@ -16,17 +16,17 @@ from harness.models import Subject
 from harness.ours import Ours
 from harness.pairs import ratio_of
 from harness.quiet import Watch, is_void, undisturbed
-from harness.shapes import SHAPES, Prompts
+from harness.shapes import SHAPES, PromptStream
 from harness.vocabulary import answer_tokens
 from peers.ceilings import UBATCHES, MatMul, best, llama_bench
-from scenarios.scoring.blocks import Plan
+from scenarios.scoring.blocks import MeasuringPlan
 
 RATE_SECONDS = 1.5
 SCAN_REPEATS = 3  # of every ubatch
 REPEATS = 32  # as many prompts before and after as ours has in between: a short burst runs at a higher clock
 
 
-def bulk(subject: Subject, ceilings: dict[str, Any], plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+def bulk(subject: Subject, ceilings: dict[str, Any], plan: MeasuringPlan, say: Callable[[str], None]) -> dict[str, Any]:
     """One row a GGUF type; all rounds at BF16, whose share of the bfloat16 rate is a target, and at the fastest."""
     full = {"BF16", max(plan.types, key=lambda kind: float(ceilings["llama_bench"][kind]["tokens_per_s"]))}
     rows = []
@@ -41,7 +41,7 @@ def bulk(subject: Subject, ceilings: dict[str, Any], plan: Plan, say: Callable[[
 
 def bulk_row(subject: Subject, kind: str, ubatch: int, rounds: int, threads: int) -> dict[str, Any]:
     """Ours between two runs of llama-bench and of the bfloat16 multiply, so that a machine that drifts is no matter."""
-    stream, shape = Prompts(subject.vocab, seed=13), SHAPES["b"]
+    stream, shape = PromptStream(subject.vocab, seed=13), SHAPES["b"]
     multiply = MatMul(subject, torch.bfloat16)
     found = []
     watch = Watch()
@@ -81,7 +81,7 @@ def read(ours: Ours, prompts: list[Any]) -> float:
     return (ours.evaluated() - before) / (time.perf_counter() - began)
 
 
-def ceilings_of(subject: Subject, plan: Plan) -> dict[str, Any]:
+def ceilings_of(subject: Subject, plan: MeasuringPlan) -> dict[str, Any]:
     """llama-bench at its best ubatch for every type, and torch's multiply rates at the model's shapes."""
     found: dict[str, Any] = {}
     for kind in plan.types:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.bench.machine import machine, versions
+from corella_edge_runtime.bench.measure.machine import machine, versions
 from harness.report import targets
 from harness.results import stamp
 from scenarios.scoring.blocks import cold_best

@@ -8,14 +8,14 @@ import numpy as np
 
 from harness.models import Subject
 from harness.ours import Ours
-from harness.shapes import SHAPES, Prompts
+from harness.shapes import SHAPES, PromptStream
 from harness.vocabulary import answer_tokens
 from peers.transformers import Single
 
 
 def parity(subject: Subject, threads: int, users: int = 3) -> dict[str, Any]:
     """Greatest differences over `users` times 20 prompts of both suffix lengths; also that between our two ways."""
-    stream = Prompts(subject.vocab, seed=19)
+    stream = PromptStream(subject.vocab, seed=19)
     prompts = [p for name in ("a1", "a2") for _ in range(users) for p in stream.batch(SHAPES[name])]
     expected = np.asarray(Single("torch-f32", subject, answer_tokens(), None).score(prompts))
     ours = Ours(subject.files["F16"], answer_tokens(), threads)

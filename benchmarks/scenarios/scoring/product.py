@@ -12,12 +12,12 @@ import numpy as np
 
 from corella_edge.request import Request
 from corella_edge.scores import Scores
-from corella_edge_runtime.bench import traffic
+from corella_edge_runtime.bench.measure import traffic
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt
 from harness.pairs import ratio_of
 from harness.quiet import Watch, is_void
-from peers.llama_server import Server, ServerPeer
+from peers.llama_server import LlamaServer, ServerPeer
 
 CANDIDATES = 100
 PAUSE = 0.03  # seconds: threads of the side before still wait awake for some milliseconds
@@ -46,7 +46,7 @@ def product(bundle: Path, threads: int, users: int, say: Callable[[str], None]) 
     say(f"product: {users} users, {CANDIDATES} candidates, {SHARE}")
     with open_engine(bundle, threads) as engine:
         requests = asked(engine, users)
-        server = Server(bundle / "llm.gguf", threads)
+        server = LlamaServer(bundle / "llm.gguf", threads)
         try:
             return {**_measure(engine, server, requests), "llm_threads": threads}
         finally:
@@ -62,7 +62,7 @@ def asked(engine: Engine, users: int) -> list[tuple[Request, Request]]:
             for one in chosen]  # fmt: skip
 
 
-def _measure(engine: Engine, server: Server, requests: list[tuple[Request, Request]]) -> dict[str, Any]:
+def _measure(engine: Engine, server: LlamaServer, requests: list[tuple[Request, Request]]) -> dict[str, Any]:
     assert engine.llm is not None
     prompt = engine.bundle.prompt()
     assert prompt is not None

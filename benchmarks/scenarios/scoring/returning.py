@@ -15,13 +15,13 @@ from harness.models import Subject
 from harness.ours import Ours
 from harness.pairs import median_ms, ratio_of
 from harness.quiet import Watch, is_void, undisturbed
-from harness.shapes import SHAPES, Prompts
+from harness.shapes import SHAPES, PromptStream
 from harness.vocabulary import answer_tokens
 from peers.suffix_decodes import Floor
-from scenarios.scoring.blocks import Plan
+from scenarios.scoring.blocks import MeasuringPlan
 
 
-def returning(subject: Subject, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+def returning(subject: Subject, plan: MeasuringPlan, say: Callable[[str], None]) -> dict[str, Any]:
     """A row for every GGUF type and number of candidates; all rounds at the type that was fastest in a few."""
     rows = []
     for shape in ("c3", "c20"):
@@ -33,7 +33,7 @@ def returning(subject: Subject, plan: Plan, say: Callable[[str], None]) -> dict[
 
 
 def _quiet(
-    subject: Subject, shape: str, kind: str, rounds: int, plan: Plan, say: Callable[[str], None]
+    subject: Subject, shape: str, kind: str, rounds: int, plan: MeasuringPlan, say: Callable[[str], None]
 ) -> dict[str, Any]:
     say(f"{subject.name} {shape}: {kind}, {rounds} rounds")
     measure = partial(returning_row, subject, shape, kind, rounds, plan.threads)
@@ -42,7 +42,7 @@ def _quiet(
 
 def returning_row(subject: Subject, shape: str, kind: str, rounds: int, threads: int) -> dict[str, Any]:
     """First request, second request and bare decode of the second's suffixes, by turns."""
-    stream = Prompts(subject.vocab, seed=17)
+    stream = PromptStream(subject.vocab, seed=17)
     watch = Watch()
     found = [_round(subject, shape, kind, threads, stream) for _ in range(rounds)]
     first, again, alone = np.asarray(found).T
@@ -55,7 +55,7 @@ def returning_row(subject: Subject, shape: str, kind: str, rounds: int, threads:
     }  # fmt: skip
 
 
-def _round(subject: Subject, shape: str, kind: str, threads: int, stream: Prompts) -> tuple[float, float, float]:
+def _round(subject: Subject, shape: str, kind: str, threads: int, stream: PromptStream) -> tuple[float, float, float]:
     """A turn with both sides freshly opened (see `blocks.stage`), after one that is not timed."""
     asked = SHAPES[shape]
     ours = Ours(subject.files[kind], answer_tokens(), threads)
@@ -67,7 +67,7 @@ def _round(subject: Subject, shape: str, kind: str, threads: int, stream: Prompt
     return found
 
 
-def turn(ours: Ours, floor: Floor, prompts: list[Prompt], stream: Prompts) -> tuple[float, float, float]:
+def turn(ours: Ours, floor: Floor, prompts: list[Prompt], stream: PromptStream) -> tuple[float, float, float]:
     """Seconds of a user's first request, of the next one, and of its suffixes alone."""
     ours.reset()
     first = timed(ours, prompts)

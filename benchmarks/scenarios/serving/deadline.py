@@ -26,11 +26,11 @@ from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.tune.workload import prompts_of
 from harness.judged import at_least, none_of
-from harness.load.setting import Setting, setting
+from harness.load.setting import ServerUnderLoad, setting
 from harness.load.summary import parts_of, percentiles, share
 from harness.load.traffic import prepared
 from harness.pairs import ratio_of
-from scenarios.serving.replay import Arrival, Cost, Room, best, fitted
+from scenarios.serving.replay import Arrival, DecodeCost, DecodeLimits, best, fitted
 
 PARTS = 20  # stretches of the run whose ratios are compared
 WITHIN = 0.060
@@ -71,7 +71,9 @@ def measure(options: argparse.Namespace) -> Row:
         return {**about, **judged(done, load, hard, cost, room, options), **run.verdict()}
 
 
-def offline(asked: Sequence[Request], run: Setting, options: argparse.Namespace) -> tuple[list[Arrival], Cost, Room]:
+def offline(
+    asked: Sequence[Request], run: ServerUnderLoad, options: argparse.Namespace
+) -> tuple[list[Arrival], DecodeCost, DecodeLimits]:
     """The hard candidates of each request, and what decodes cost; measured while the server has nothing to do."""
     with Engine.open(options.bundle, require_llm=True) as engine:
         engine.warm_up()
@@ -81,8 +83,8 @@ def offline(asked: Sequence[Request], run: Setting, options: argparse.Namespace)
         hard = [hardest(engine, request) for request in asked]
         others = run.source.strangers(len(SIZES) * options.rounds, max(SIZES), options.seed + 7)
         jobs = [prompts_of(engine.llm.prompts, request) for request in others]
-        cost = decode_cost(engine, jobs, Room(settings.batch, settings.sequences), options.seed)
-        return hard, cost, Room(settings.batch, settings.sequences)
+        cost = decode_cost(engine, jobs, DecodeLimits(settings.batch, settings.sequences), options.seed)
+        return hard, cost, DecodeLimits(settings.batch, settings.sequences)
 
 
 def hardest(engine: Engine, request: Request) -> Arrival:
@@ -96,7 +98,7 @@ def hardest(engine: Engine, request: Request) -> Arrival:
     return Arrival(0.0, 0.0, len(prompts[0].prefix) if prompts else 0, tuple(len(p.suffix) for p in prompts))
 
 
-def decode_cost(engine: Engine, jobs: Sequence[list[Prompt]], room: Room, seed: int) -> Cost:
+def decode_cost(engine: Engine, jobs: Sequence[list[Prompt]], room: DecodeLimits, seed: int) -> DecodeCost:
     """From jobs of users the LLM does not know, each one decode, in random order of sizes; the median of each size."""
     assert engine.llm
     sizes = [size for size in SIZES if size <= room.prompts]
@@ -114,7 +116,7 @@ def decode_cost(engine: Engine, jobs: Sequence[list[Prompt]], room: Room, seed: 
     return fitted([tokens for tokens, _ in middle.values()], list(middle), [seconds for _, seconds in middle.values()])
 
 
-def capacity(hard: Sequence[Arrival], cost: Cost, room: Room) -> float:
+def capacity(hard: Sequence[Arrival], cost: DecodeCost, room: DecodeLimits) -> float:
     """Prompts a second when every decode is full."""
     prefix = float(np.mean([one.prefix for one in hard]))
     count = float(np.mean([len(one.suffixes) for one in hard]))
@@ -124,7 +126,7 @@ def capacity(hard: Sequence[Arrival], cost: Cost, room: Room) -> float:
 
 
 def judged(
-    done: Outcome, load: Mix, hard: Sequence[Arrival], cost: Cost, room: Room, options: argparse.Namespace
+    done: Outcome, load: Mix, hard: Sequence[Arrival], cost: DecodeCost, room: DecodeLimits, options: argparse.Namespace
 ) -> Row:
     """What was answered in time, and what was asked against the replay."""
     patience = options.timeout_ms / 1e3

@@ -30,7 +30,7 @@ from corella_edge_runtime.bench.load.mix import Mix, Stream, mix
 from corella_edge_runtime.bench.load.outcome import Outcome
 from harness.judged import at_most, none_of
 from harness.load.server import Server, ServerError
-from harness.load.setting import Setting, setting
+from harness.load.setting import ServerUnderLoad, setting
 from harness.load.summary import answered, percentiles
 from harness.load.traffic import prepared
 from harness.pairs import ratio_of
@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace) -> Row:
     }  # fmt: skip
 
 
-def of_kind(kind: str, run: Setting, flag: Path, options: argparse.Namespace) -> Row:
+def of_kind(kind: str, run: ServerUnderLoad, flag: Path, options: argparse.Namespace) -> Row:
     """All pairs of one kind of fault."""
     easy = prepared(run.source.strangers(300, options.candidates, options.seed, "ratio:0"))
     hard = run.source.users_again(300, options.candidates, options.seed + 1, "ratio:1")
@@ -96,7 +96,7 @@ def of_kind(kind: str, run: Setting, flag: Path, options: argparse.Namespace) ->
     }  # fmt: skip
 
 
-def segment(run: Setting, load: Mix, fault: AbstractContextManager[None]) -> tuple[Outcome, Counter[str]]:
+def segment(run: ServerUnderLoad, load: Mix, fault: AbstractContextManager[None]) -> tuple[Outcome, Counter[str]]:
     """What became of a load under a fault, and how many candidates were scored with which outcome."""
     before = run.server.outcomes()
     with fault:

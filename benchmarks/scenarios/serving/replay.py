@@ -1,6 +1,6 @@
 """What an LLM that wastes nothing could answer of a stream in time: the stream replayed against measured decode times.
 
-One server decodes a batch after the other; a batch takes `Cost.seconds` and holds at most a decode's tokens and
+One server decodes a batch after the other; a batch takes `DecodeCost.seconds` and holds at most a decode's tokens and
 prompts. Of each request the hardest candidates come first; its prefix is computed once. A prompt goes into a batch only
 if the batch then still ends by the deadlines of all that are in it, so nothing is computed in vain. Requests are taken
 oldest first, or newest first: which of the two fits more is what is counted. Pure; no clock, no llama.cpp.
@@ -15,7 +15,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class DecodeCost:
     """Seconds of a decode: a fixed part, and one for each token and each prompt in it."""
 
     fixed: float
@@ -27,7 +27,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class DecodeLimits:
     """What a decode may hold."""
 
     tokens: int
@@ -44,7 +44,7 @@ class Arrival:
     suffixes: tuple[int, ...]
 
 
-def fitted(tokens: Sequence[float], prompts: Sequence[float], seconds: Sequence[float]) -> Cost:
+def fitted(tokens: Sequence[float], prompts: Sequence[float], seconds: Sequence[float]) -> DecodeCost:
     """The cost that explains measured decodes best, by least squares; no part of it is negative.
 
     Raises:
@@ -60,15 +60,15 @@ def fitted(tokens: Sequence[float], prompts: Sequence[float], seconds: Sequence[
             break
         kept.pop(int(np.argmin(found)))
     parts = dict(zip(kept, found, strict=True))
-    return Cost(*(max(0.0, parts.get(place, 0.0)) for place in range(3)))
+    return DecodeCost(*(max(0.0, parts.get(place, 0.0)) for place in range(3)))
 
 
-def best(arrivals: Sequence[Arrival], cost: Cost, room: Room) -> list[int]:
+def best(arrivals: Sequence[Arrival], cost: DecodeCost, room: DecodeLimits) -> list[int]:
     """How many prompts of each arrival are answered in time, in the better order of the two."""
     return max((replay(arrivals, cost, room, newest) for newest in (False, True)), key=sum)
 
 
-def replay(arrivals: Sequence[Arrival], cost: Cost, room: Room, newest_first: bool) -> list[int]:
+def replay(arrivals: Sequence[Arrival], cost: DecodeCost, room: DecodeLimits, newest_first: bool) -> list[int]:
     """How many prompts of each arrival are answered in time.
 
     Args:
@@ -93,7 +93,7 @@ def replay(arrivals: Sequence[Arrival], cost: Cost, room: Room, newest_first: bo
     return answered
 
 
-def _can(arrival: Arrival, answered: int, now: float, cost: Cost) -> bool:
+def _can(arrival: Arrival, answered: int, now: float, cost: DecodeCost) -> bool:
     """Whether one more of its prompts, decoded alone, ends in time."""
     if answered == len(arrival.suffixes):
         return False
@@ -105,7 +105,12 @@ def _tokens(arrival: Arrival, answered: int) -> int:
 
 
 def _batch(
-    arrivals: Sequence[Arrival], order: Sequence[int], answered: Sequence[int], now: float, cost: Cost, room: Room
+    arrivals: Sequence[Arrival],
+    order: Sequence[int],
+    answered: Sequence[int],
+    now: float,
+    cost: DecodeCost,
+    room: DecodeLimits,
 ) -> tuple[dict[int, int], float]:
     """How many prompts of which arrivals the next decode holds, and its seconds. Never none."""
     batch: dict[int, int] = {}

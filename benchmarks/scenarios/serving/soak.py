@@ -31,7 +31,7 @@ from harness.judged import at_most, none_of
 from harness.load.server import Server, resident
 from harness.load.setting import setting
 from harness.load.summary import Floats, percentiles, slope
-from harness.load.traffic import RANK, Source, prepared, unknown_items
+from harness.load.traffic import RANK, TrafficSource, prepared, unknown_items
 
 EVERY = 5.0  # seconds between two looks at the memory
 BLOCK = 12  # looks that are drawn together
@@ -85,7 +85,7 @@ def measure(options: argparse.Namespace) -> Row:
         }  # fmt: skip
 
 
-def made(source: Source, number: int, options: argparse.Namespace) -> Mix:
+def made(source: TrafficSource, number: int, options: argparse.Namespace) -> Mix:
     """The requests of one stretch, every one of a user of its own."""
     rng = np.random.default_rng([options.seed, number, 41])
     streams = []

@@ -21,7 +21,7 @@ from corella_edge_export.training.tasks.llm import predict
 from harness.pairs import OURS
 from harness.report import judged
 from scenarios.wording.prompts import ITEMS, PAPER
-from scenarios.wording.training import Form, Study
+from scenarios.wording.training import ShortLineRun, Study
 
 TOLERATED = 0.002  # of AUC: "no worse" is a difference whose interval begins at minus this or above
 USERS_SEED = 5
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredForm:
     """A trained form: the validation rows [n] with its P(Yes) of each, and how it was trained."""
 
     rows: NDArray[np.int64]
@@ -39,7 +39,7 @@ class Scored:
     training: Row
 
 
-Pair = dict[str, Scored]
+FormPair = dict[str, ScoredForm]
 
 
 def measure(study: Study, options: argparse.Namespace) -> Row:
@@ -49,12 +49,12 @@ def measure(study: Study, options: argparse.Namespace) -> Row:
     return {**about, **compared(pairs)}
 
 
-def pair_of(study: Study, seed: int, valid_rows: int) -> Pair:
+def pair_of(study: Study, seed: int, valid_rows: int) -> FormPair:
     """Both forms of one seed."""
     return {name: scored(form, form.train(), valid_rows) for name, form in study.forms(seed).items()}
 
 
-def scored(form: Form, line: Metrics, valid_rows: int) -> Scored:
+def scored(form: ShortLineRun, line: Metrics, valid_rows: int) -> ScoredForm:
     """The validation rows, scored once."""
     path = form.folder / f"valid-{valid_rows}.npz"
     if not path.exists():
@@ -66,10 +66,10 @@ def scored(form: Form, line: Metrics, valid_rows: int) -> Scored:
         "batch_tokens": llm.batch_tokens, "steps": line["step"], "seconds": line["seconds"],
         "tokens_a_row": round(form.tokens_a_row, 1),
     }  # fmt: skip
-    return Scored(rows, split.labels[rows], split.users[rows], probability, training)
+    return ScoredForm(rows, split.labels[rows], split.users[rows], probability, training)
 
 
-def predict_valid(form: Form, valid_rows: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def predict_valid(form: ShortLineRun, valid_rows: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Rows of whole users (0 = all) and their P(Yes); the users are the same for every form and seed."""
     builder, split = form.builder(), form.data.split("valid")
     asked = builder.exact(split, draw_users(split, valid_rows, USERS_SEED).tolist())
@@ -83,7 +83,7 @@ def keep(path: Path, rows: NDArray[np.int64], probability: NDArray[np.float64]) 
     atomic.write_file(path, buffer.getvalue())
 
 
-def compared(pairs: dict[int, Pair]) -> Row:
+def compared(pairs: dict[int, FormPair]) -> Row:
     """AUC of every seed's two models, and the difference of each pair and of their mean.
 
     Raises:
@@ -110,7 +110,7 @@ def mean(metrics: Sequence[Sampled]) -> Sampled:
     return Sampled(float(np.mean([one.value for one in metrics])), np.mean([one.draws for one in metrics], axis=0))
 
 
-def seed_row(seed: int, sampled: dict[str, Sampled], pair: Pair) -> Row:
+def seed_row(seed: int, sampled: dict[str, Sampled], pair: FormPair) -> Row:
     """One seed's two models."""
     auc = {name: asdict(one.interval()) for name, one in sampled.items()}
     training = {name: pair[name].training for name in ITEMS}

@@ -38,7 +38,7 @@ JUDGED = "short"
 Row = dict[str, Any]
 
 
-class Side:
+class TimedForm:
     """One form's scorer on its own weights, and its prompts."""
 
     def __init__(self, path: Path, encoder: PromptEncoder, threads: int) -> None:
@@ -65,7 +65,7 @@ class Side:
 
 
 Encoders = Mapping[str, PromptEncoder]
-Opened = Callable[[], AbstractContextManager[dict[str, Side]]]
+Opened = Callable[[], AbstractContextManager[dict[str, TimedForm]]]
 
 
 def prompts_of(encoder: PromptEncoder, request: Request) -> list[Prompt]:
@@ -110,9 +110,9 @@ def of_lines(forms: Forms, lines: str, requests: list[Request], options: argpars
 
 
 @contextmanager
-def sides_of(files: Mapping[str, Path], encoders: Encoders, threads: int) -> Iterator[dict[str, Side]]:
+def sides_of(files: Mapping[str, Path], encoders: Encoders, threads: int) -> Iterator[dict[str, TimedForm]]:
     """Both scorers, ready."""
-    sides = {name: Side(path, encoders[name], threads) for name, path in files.items()}
+    sides = {name: TimedForm(path, encoders[name], threads) for name, path in files.items()}
     try:
         yield sides
     finally:

@@ -30,7 +30,7 @@ GGUF = "Q8_0"
 SAMPLED_USERS = 300
 
 
-class Form(Run):
+class ShortLineRun(Run):
     """A run with short lines, and the tokenizer that both forms share: it has learnt the words of both."""
 
     def __init__(self, folder: Path, recipe: Recipe, words: Run) -> None:
@@ -81,7 +81,7 @@ class Form(Run):
         partial.rename(self.gguf)
 
 
-Forms = dict[str, Form]
+Forms = dict[str, ShortLineRun]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,9 @@ class Study:
     def forms(self, seed: int) -> Forms:
         """Ours and the paper's with one training seed."""
         made = {
-            name: Form(self.work / f"seed-{seed}" / name, form_recipe(self.recipe, name, self.rows, seed), self.words)
+            name: ShortLineRun(
+                self.work / f"seed-{seed}" / name, form_recipe(self.recipe, name, self.rows, seed), self.words
+            )
             for name in ITEMS
         }
         if self.step == "rows":

@@ -118,7 +118,7 @@ def table(rows: Sequence[Tried]) -> Iterator[list[str]]:
         yield [row.kind, f"{row.size / 2**20:.1f}", f"{row.milliseconds:.2f}", *(f"{value:.4f}" for value in figures)]
 
 
-class Writer:
+class FileTypeWriter:
     """Writes the LLM of one export as the wanted types, or as the one that a sweep chooses."""
 
     def __init__(self, job: Export, f16: Path, prompts: PromptEncoder, scores: Floats, crm: Floats) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from corella_edge.catalog import Catalog
 from corella_edge.errors import ExportError
@@ -79,7 +78,7 @@ def take(job: Export, ready: ReadyLlm, encoder: PromptEncoder) -> None:
         f"LLM: {path.name} is {ready.file.name}, {kind}; it is asked about {_of(count, len(job.requests))} test rows"
     )
     found = np.full(len(job.requests), np.nan)
-    found[:count] = verify.gguf_scores(path, encoder, tqdm(job.requests[:count], unit="row", disable=None), threads)
+    found[:count] = verify.gguf_scores(path, encoder, job.requests[:count], threads)
     both = np.flatnonzero(job.reference < count)
     batched = verify.check_llm(kind, found[job.reference[both]], whole[both], tolerance=1.0)
     # Another machine's kernels round activations otherwise, by as much as these are from float32.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from tqdm import tqdm
 
 from corella_edge.adapters import Weights
 from corella_edge.errors import ExportError
@@ -25,7 +26,7 @@ from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt, Prompts
 from corella_edge_runtime.llm.contract.settings import LlmSettings
-from corella_edge_runtime.reference import Comparison, compare
+from corella_edge_runtime.reference import ReferenceCheck, compare
 
 if TYPE_CHECKING:
     from corella_edge_runtime.llm.llama.scorer import YesNoScorer
@@ -44,7 +45,7 @@ def allowed(least: float, found: float) -> float:
     return min(1.0, max(least, 2.0 * found))
 
 
-def repeat(engine: Engine) -> Comparison:
+def repeat(engine: Engine) -> ReferenceCheck:
     """The bundle's reference rows, scored again. Raises ExportError for the first that differs."""
     found = compare(engine)
     for problem in found.problems:
@@ -104,7 +105,7 @@ def _history(own: History, encoder: FeatureEncoder, events: str) -> History:
 def torch_llm(reader: LlmReader, builder: SequenceBuilder, rows: npt.NDArray[np.int64], split: Any) -> dict[int, float]:
     """Row → P(Yes) by transformers, of the split's given rows."""
     sequences = builder.exact(split, np.unique(split.users[rows]).tolist(), set(rows.tolist()))
-    found, probability = predict(reader, sequences)
+    found, probability = predict(reader, sequences, shown=True)
     return dict(zip(found.tolist(), probability.tolist(), strict=True))
 
 
@@ -116,9 +117,12 @@ def gguf_scores(
     whole: bool = False,
     exact: bool = False,
     adapter: Path | None = None,
+    total: int | None = None,
 ) -> Floats:
     """P(Yes), float64 [n], of one-candidate requests by llama.cpp, with an adapter or none; nan for an item without
     text.
+
+    A terminal shows how far it is; `total`: how many they are, where they have no length.
 
     `whole` decodes each prompt from its beginning; else a prefix kept from the row before is used again, as in serving.
     `exact` computes attention in float32: what then differs is the file's doing, not the arithmetic's.
@@ -131,7 +135,8 @@ def gguf_scores(
     scorer = YesNoScorer(model, encoder.tokens, LlmSettings(threads=threads), exact=exact)
     try:
         by = tuple((name, 1.0) for name in model.adapters)
-        return np.asarray([_score(scorer, encoder, request, whole, by) for request in requests])
+        shown = tqdm(requests, total=total, unit="row", leave=False, disable=None)
+        return np.asarray([_score(scorer, encoder, request, whole, by) for request in shown])
     finally:
         scorer.close()
         model.close()

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
 from corella_edge import metrics
 from corella_edge.atomic import check_free, new_folder
@@ -203,7 +202,7 @@ class Export:
         self.say(f"LLM: {texts} texts tokenised alike; GGUF f16 against transformers")
         found = self._check_f16(f16, prompts)
         crm = self._crm_scores(Crm(self.folder / "crm.onnx", self.schema), self.requests)
-        writer = file_types.Writer(self, f16, prompts, found, crm)
+        writer = file_types.FileTypeWriter(self, f16, prompts, found, crm)
         if self.options.imatrix:
             writer.weigh(plain)
         writer.write()
@@ -268,9 +267,9 @@ class Export:
         if self.prompts is None:
             self._route(NEVER, REPLACE.rule, crm, np.full(len(crm), np.nan))
             return
-        asked = tqdm(self.calibration.requests(), total=len(self.calibration), unit="row", disable=None)
+        rows, count, threads = self.calibration.requests(), len(self.calibration), self.options.threads
         llm = verify.gguf_scores(
-            self.folder / bundle.LLM, self.prompts, asked, self.options.threads, adapter=self.adapter
+            self.folder / bundle.LLM, self.prompts, rows, threads, adapter=self.adapter, total=count
         )
         self.judge("llm_valid", llm, self.calibration)
         self._route(export.threshold, self.options.fusion or export.fusion, crm, llm)

@@ -22,13 +22,18 @@ from corella_edge.metrics import (
 from corella_edge.routing.policy import Calibration
 from corella_edge_export.evaluation.fusion import routed
 from corella_edge_export.evaluation.groups import about
-from corella_edge_export.evaluation.scored import Json, Pair, ScoredRows, interval, number
+from corella_edge_export.evaluation.scored import Json, ScoredRows, ScoredSplits, interval, number
 
 SHARE = 0.2
 
 
 def boundary(
-    pair: Pair, share: float = SHARE, draws: int = 2000, seed: int = 0, bins: int = BINS, on: Pair | None = None
+    pair: ScoredSplits,
+    share: float = SHARE,
+    draws: int = 2000,
+    seed: int = 0,
+    bins: int = BINS,
+    on: ScoredSplits | None = None,
 ) -> Json:
     """The shift on the test rows routed at a validation share; `rows` 0 and nothing else where none is.
 

@@ -38,7 +38,7 @@ from corella_edge_export.evaluation.scored import (
 from corella_edge_export.evaluation.scored import number as finite
 from corella_edge_export.evaluation.shares import lines
 from corella_edge_export.evaluation.unknown import unknown
-from corella_edge_runtime.bench.machine import machine, versions
+from corella_edge_runtime.bench.measure.machine import machine, versions
 from corella_edge_runtime.engine import Engine
 
 CHUNK = 2000

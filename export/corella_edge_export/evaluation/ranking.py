@@ -26,7 +26,7 @@ from corella_edge_export.data.sampling import draw_users
 from corella_edge_export.evaluation import rivals, tables
 from corella_edge_export.evaluation.groups import UNSEEN_ITEMS
 from corella_edge_export.evaluation.scored import Json, Mask, few_users, gains, shown
-from corella_edge_runtime.bench.machine import machine, versions
+from corella_edge_runtime.bench.measure.machine import machine, versions
 from corella_edge_runtime.engine import Engine
 
 ROWS = 3000  # liked rows that are looked for, of whole users

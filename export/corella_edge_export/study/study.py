@@ -16,7 +16,7 @@ from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.evaluation import plots, tables
 from corella_edge_export.evaluation.baseline import no_learning, without_learning
 from corella_edge_export.evaluation.boundary import boundary
-from corella_edge_export.evaluation.scored import Json, Pair
+from corella_edge_export.evaluation.scored import Json, ScoredSplits
 from corella_edge_export.llm import precision
 from corella_edge_export.recipe import Recipe, table_of
 from corella_edge_export.report import report_if_possible
@@ -27,7 +27,7 @@ from corella_edge_export.training import stages
 from corella_edge_export.training.checks import check
 from corella_edge_export.training.run import Run, hold
 from corella_edge_export.training.stage import enabled
-from corella_edge_runtime.bench.machine import machine, versions
+from corella_edge_runtime.bench.measure.machine import machine, versions
 
 FULL = "full"
 HEAVY = ("torch", "transformers", "accelerate")
@@ -109,7 +109,7 @@ def _seed(
     chosen: dict[str, Recipe], seed: int, data: PreparedData, out: Path, settings: StudySettings, say: Say, quiet: bool
 ) -> tuple[Json, list[Json]]:
     """(analysis of the full system, ablation table) of one training seed."""
-    pairs: dict[str, Pair] = {}
+    pairs: dict[str, ScoredSplits] = {}
     ranked: Json = {}
     full = folder_of(out, seed, FULL)
     for name, recipe in chosen.items():

@@ -13,7 +13,7 @@ from corella_edge_export.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class TrainingStage:
     """One stage of a training run.
 
     Attributes:
@@ -43,29 +43,29 @@ class Stage:
 
 
 STAGES = (
-    Stage("text", "Pre-training on plain text", "llm.text", ("llm",), ("llm",), "text.stage"),
-    Stage("encoder", "Sentence encoder on users' sequences", "crm.text_sequence", ("encoder", "crm"), ("crm", "seed"),
-          "encoder.stage"),
-    Stage("crm", "Stage 1: CRM warm-up", "crm", ("crm",), ("crm", "seed"), "crm.stage"),
-    Stage("llm", "LLM on the training rows", "llm", ("llm",), ("llm", "text/"), "llm.stage"),
-    Stage("joint", "Stage 2: both models with alignment", "joint", ("crm", "llm"),
-          ("joint", "seed", "crm", "crm/", "llm", "llm/"), "joint.stage"),
-    Stage("continuation", "Stage 3: LLM alone", "continuation", ("llm",),
-          ("continuation", "seed", "joint.rows", "llm/", "joint/", "llm"), "llm.continuation"),
+    TrainingStage("text", "Pre-training on plain text", "llm.text", ("llm",), ("llm",), "text.stage"),
+    TrainingStage("encoder", "Sentence encoder on users' sequences", "crm.text_sequence",
+                  ("encoder", "crm"), ("crm", "seed"), "encoder.stage"),
+    TrainingStage("crm", "Stage 1: CRM warm-up", "crm", ("crm",), ("crm", "seed"), "crm.stage"),
+    TrainingStage("llm", "LLM on the training rows", "llm", ("llm",), ("llm", "text/"), "llm.stage"),
+    TrainingStage("joint", "Stage 2: both models with alignment", "joint", ("crm", "llm"),
+                  ("joint", "seed", "crm", "crm/", "llm", "llm/"), "joint.stage"),
+    TrainingStage("continuation", "Stage 3: LLM alone", "continuation", ("llm",),
+                  ("continuation", "seed", "joint.rows", "llm/", "joint/", "llm"), "llm.continuation"),
 )  # fmt: skip
 
 
-def named(name: str) -> Stage:
+def named(name: str) -> TrainingStage:
     """The stage of that name."""
     return next(stage for stage in STAGES if stage.name == name)
 
 
-def enabled(recipe: Recipe) -> list[Stage]:
+def enabled(recipe: Recipe) -> list[TrainingStage]:
     """The recipe's stages, in order."""
     return [stage for stage in STAGES if stage.enabled(recipe)]
 
 
-def last_of(recipe: Recipe, model: str) -> Stage:
+def last_of(recipe: Recipe, model: str) -> TrainingStage:
     """The stage whose weights of "crm" or "llm" a finished run is exported with."""
     return [stage for stage in enabled(recipe) if model in stage.trains][-1]
 

@@ -15,18 +15,19 @@ from msgspec.structs import replace
 from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import Traffic
 from corella_edge.stopping import Stopped, never
-from corella_edge_runtime.bench import budget, energy, gathered, machine, provenance, quality, slo, supply, traffic
-from corella_edge_runtime.bench.budget import Share
-from corella_edge_runtime.bench.ceiling import ceilings
-from corella_edge_runtime.bench.circumstances import Ceilings, Noise, Quiet, Settings, Verified
-from corella_edge_runtime.bench.journal import Journal, key
-from corella_edge_runtime.bench.opened import Opened
-from corella_edge_runtime.bench.result import FORMAT, Quality, Result
-from corella_edge_runtime.bench.scenarios import Bench
-from corella_edge_runtime.bench.seen import Slice, Spot
+from corella_edge_runtime.bench.measure import budget, energy, machine, provenance, quality, supply, traffic
+from corella_edge_runtime.bench.measure.budget import Share
+from corella_edge_runtime.bench.measure.ceiling import ceilings
+from corella_edge_runtime.bench.measure.opened import Opened
+from corella_edge_runtime.bench.measure.scenarios import Bench
+from corella_edge_runtime.bench.measure.supply import Source, Supply
+from corella_edge_runtime.bench.measure.worker import Workers
+from corella_edge_runtime.bench.results import gathered, slo
+from corella_edge_runtime.bench.results.circumstances import Ceilings, Noise, Quiet, Settings, Verified
+from corella_edge_runtime.bench.results.journal import Journal, key
+from corella_edge_runtime.bench.results.result import FORMAT, Quality, Result
+from corella_edge_runtime.bench.results.seen import Slice, Spot
 from corella_edge_runtime.bench.settings import BenchSettings
-from corella_edge_runtime.bench.supply import Source, Supply
-from corella_edge_runtime.bench.worker import Workers
 from corella_edge_runtime.engine import Engine
 
 CEILING, MOST_CEILING = 0.02, 3.0  # of the budget for each ceiling, and seconds that it takes at most

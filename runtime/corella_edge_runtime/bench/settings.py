@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from corella_edge.errors import InputError
 from corella_edge.routing.forms import RATIO, parse_share, read_threshold
 from corella_edge.routing.load import QUANTILES, parse_slo
-from corella_edge_runtime.bench.circumstances import Scenario, Users
+from corella_edge_runtime.bench.results.circumstances import Scenario, Users
 
 RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SCENARIOS: tuple[Scenario, ...] = ("single", "server", "offline")

@@ -28,7 +28,7 @@ _STATE = np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Promise:
+class AdmittedWork:
     """Work that was let through, in the order in which it is worked on.
 
     Attributes:
@@ -53,10 +53,12 @@ class Admitted:
 
     prompts: int
     reason: str = ""
-    promise: Promise | None = None
+    promise: AdmittedWork | None = None
 
 
-def plan(promised: Sequence[Promise], due: float, now: float, done: float, yields: bool = False) -> tuple[float, float]:
+def plan(
+    promised: Sequence[AdmittedWork], due: float, now: float, done: float, yields: bool = False
+) -> tuple[float, float]:
     """When new work that is due at `due` would begin, and the seconds that those behind it can wait.
 
     Args:
@@ -77,7 +79,7 @@ def plan(promised: Sequence[Promise], due: float, now: float, done: float, yield
 
 
 def seconds_for(
-    promised: Sequence[Promise], due: float, end: float, now: float, done: float = 0.0, yields: bool = False
+    promised: Sequence[AdmittedWork], due: float, end: float, now: float, done: float = 0.0, yields: bool = False
 ) -> float:
     """Seconds that new work may take, so that no promise is broken, this one included.
 
@@ -102,7 +104,7 @@ class Admission:
         self._settings = settings
         self._cost, self._meter = Cost(), Meter()
         self._seen = KeptPrefixes(0 if settings.deterministic else settings.kept_tokens)
-        self._promised: list[Promise] = []
+        self._promised: list[AdmittedWork] = []
         self._moved = self._tried = 0.0
         self._number = self._not_asked = self._refused = 0
         self._lock = threading.Lock()
@@ -110,7 +112,7 @@ class Admission:
     def admit(self, prompts: Prompts, deadline: float | None, now: float, yields: bool = False) -> Admitted:
         """Decide, and promise what is let through; `ended` must follow. More than the LLM's queue holds never is.
 
-        `yields`: as in `Promise`, for work with a deadline.
+        `yields`: as in `AdmittedWork`, for work with a deadline.
         """
         with self._lock:
             if not self._promised:
@@ -123,7 +125,7 @@ class Admission:
 
     def ended(
         self,
-        promise: Promise,
+        promise: AdmittedWork,
         prompts: Prompts,
         answers: Answers,
         stats: Mapping[str, float],
@@ -201,9 +203,9 @@ class Admission:
             self._tried = now
         return idle
 
-    def _promise(self, due: float, seconds: float, end: float, yields: bool = False, tokens: int = 0) -> Promise:
+    def _promise(self, due: float, seconds: float, end: float, yields: bool = False, tokens: int = 0) -> AdmittedWork:
         self._number += 1
-        return Promise(due, self._number, seconds, end, yields, tokens)
+        return AdmittedWork(due, self._number, seconds, end, yields, tokens)
 
     def _done(self, now: float) -> float:
         """Seconds of the promised work that are behind us: of what was begun when something last ended."""

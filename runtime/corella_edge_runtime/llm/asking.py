@@ -14,7 +14,7 @@ from corella_edge.adapters import NONE, Adapters, Weights
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidate, Candidates, User
 from corella_edge.scores import FloatArray, Trace
-from corella_edge_runtime.llm.admission import YIELDING, Admission, Promise
+from corella_edge_runtime.llm.admission import YIELDING, Admission, AdmittedWork
 from corella_edge_runtime.llm.contract.backend import LlmBackend
 from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts, pack_ids
 from corella_edge_runtime.llm.contract.settings import LlmSettings
@@ -223,7 +223,7 @@ class Llm:
             refused.set_exception(error)
             return refused
 
-    def _ended(self, promise: Promise, prompts: Prompts, future: Future[Answers]) -> None:
+    def _ended(self, promise: AdmittedWork, prompts: Prompts, future: Future[Answers]) -> None:
         """Its part of the account is free: answered, cancelled or failed."""
         good = not future.cancelled() and future.exception() is None
         answers = future.result() if good else Answers.none(0, "llm_error")

@@ -26,7 +26,7 @@ from corella_edge.errors import ComputeError, InputError, InterruptedRunError
 from corella_edge_runtime.batch import Progress, Tally
 from corella_edge_runtime.partitions import layout, parquet, scoring
 from corella_edge_runtime.partitions.layout import Partition
-from corella_edge_runtime.partitions.worker import Worker, raised
+from corella_edge_runtime.partitions.worker import EngineWorker, raised
 
 MOST_TRIES = 3  # of a partition, and of the first worker
 WAIT = 0.5  # seconds between looks at how far the workers are
@@ -174,7 +174,7 @@ class _Driver:
         job = self._job
         manifest = artefact.sha256(job.bundle / artefact.MANIFEST)
         # Two calls at a time: one scores, the other says how far it is.
-        kind = self._ray.remote(num_cpus=job.cpus, max_restarts=0, max_concurrency=2)(Worker)
+        kind = self._ray.remote(num_cpus=job.cpus, max_restarts=0, max_concurrency=2)(EngineWorker)
         worker = kind.remote(str(job.bundle.resolve()), manifest, corella_edge.__version__, job.cpus, job.options)
         self._running[worker.open.remote()] = worker, None
 

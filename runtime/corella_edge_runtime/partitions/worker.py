@@ -22,7 +22,7 @@ Json = dict[str, Any]
 PATIENCE = 20.0  # seconds: a worker that was killed may hold its partition for a moment more
 
 
-class Worker:
+class EngineWorker:
     """An engine in a process of its own, with `cpus` of its machine's CPUs."""
 
     def __init__(self, bundle: str, manifest: str, release: str, cpus: int, options: Json) -> None:

@@ -20,7 +20,7 @@ from corella_edge.formats.strict_json import JsonError
 from corella_edge_runtime.server import openapi
 from corella_edge_runtime.server.answers import error_answer
 from corella_edge_runtime.server.guard.access import Access, Guard
-from corella_edge_runtime.server.guard.limits import Intake, Share
+from corella_edge_runtime.server.guard.limits import Intake, IntakeShare
 from corella_edge_runtime.server.routes import admin, health, items, page, rank, score, users
 from corella_edge_runtime.server.routes.oip import routes as oip
 from corella_edge_runtime.server.routes.rank import CLIENT_GONE
@@ -84,7 +84,7 @@ class _Observer:
             status = message.get("status", status)
             await send(message)
 
-        scope.setdefault("state", {})["share"] = share = Share(self.intake)
+        scope.setdefault("state", {})["share"] = share = IntakeShare(self.intake)
         try:
             await self.app(scope, receive, watch)
         except Exception as error:  # noqa: BLE001 - the last line of defence; CancelledError passes

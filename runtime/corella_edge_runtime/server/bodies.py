@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 from corella_edge.formats.strict_json import JsonError, decode
 from corella_edge.request import Request
 from corella_edge.request_message import read_request
-from corella_edge_runtime.server.guard.limits import ARRIVED, INLINE_BYTES, Limits, Share
+from corella_edge_runtime.server.guard.limits import ARRIVED, INLINE_BYTES, IntakeShare, Limits
 
 T = TypeVar("T")
 GZIP = "gzip"
@@ -66,7 +66,7 @@ def json_text(raw: bytes) -> bytes:
 async def _received(request: HttpRequest, limits: Limits) -> bytes:
     if _declared_length(request) > limits.body_bytes:
         raise _too_large(limits)
-    share: Share = request.scope["state"]["share"]
+    share: IntakeShare = request.scope["state"]["share"]
     if arrived(request) is not None:
         return await _received_at_once(request, share, limits)
     chunks = []
@@ -88,7 +88,7 @@ def arrived(request: HttpRequest) -> float | None:
     return found
 
 
-async def _received_at_once(request: HttpRequest, share: Share, limits: Limits) -> bytes:
+async def _received_at_once(request: HttpRequest, share: IntakeShare, limits: Limits) -> bytes:
     """A body that is there: nothing is waited for, which a timer would be set for."""
     message = await request.receive()
     if message["type"] == "http.disconnect":
@@ -100,7 +100,7 @@ async def _received_at_once(request: HttpRequest, share: Share, limits: Limits) 
     return body
 
 
-def _take(share: Share, size: int) -> None:
+def _take(share: IntakeShare, size: int) -> None:
     if not share.take(size):
         raise HTTPException(503, "too many large requests at once", {"Retry-After": "1"})
 
@@ -120,7 +120,7 @@ def _is_packed(request: HttpRequest) -> bool:
     return bool(found)
 
 
-async def _unpacked(packed: bytes, share: Share, limits: Limits) -> bytes:
+async def _unpacked(packed: bytes, share: IntakeShare, limits: Limits) -> bytes:
     """In a thread if it is much: what comes out may be a thousand times what has come in."""
     most, found = limits.body_bytes, None
     if len(packed) <= INLINE_BYTES:

@@ -23,7 +23,7 @@ from corella_edge.errors import BundleError, CorellaError, InputError
 from corella_edge_runtime.server.fleet import Fleet, Member
 from corella_edge_runtime.site import layout as sites
 from corella_edge_runtime.site.deployment import Deployment
-from corella_edge_runtime.site.layout import Running, Serving, VersionRefusal
+from corella_edge_runtime.site.layout import RunningVersion, Serving, VersionRefusal
 
 if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine
@@ -269,6 +269,7 @@ class Follower:
     def _load_in_thread(self, version: str, future: Future[Engine]) -> None:
         try:
             ranker = open_version(self._site, version, self._load)
+            _LOG.info("%s is loaded: %s", version, "; ".join(ranker.told()))
         except BaseException as error:  # noqa: BLE001 - handed to the event loop
             with contextlib.suppress(InvalidStateError):
                 future.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
@@ -295,8 +296,8 @@ def _publish(site: Path, state: Serving) -> None:
         _LOG.error("`corella-edge deploy` cannot see what is served: %s", error)
 
 
-def _running(member: Member | None, share: float) -> Running | None:
-    return Running(member.version, member.label, _iso(member.since), share) if member else None
+def _running(member: Member | None, share: float) -> RunningVersion | None:
+    return RunningVersion(member.version, member.label, _iso(member.since), share) if member else None
 
 
 def _iso(time: datetime) -> str:

@@ -264,7 +264,7 @@ def remove(site: Path, version: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningVersion:
     """A version that a server has loaded; `since` is ISO 8601, `share` that of the users who get it."""
 
     version: str
@@ -289,8 +289,8 @@ class Serving:
 
     pid: int
     serial: int = 0
-    live: Running | None = None
-    canary: Running | None = None
+    live: RunningVersion | None = None
+    canary: RunningVersion | None = None
     refused: VersionRefusal | None = None
 
     def loaded(self) -> set[str]:
@@ -309,8 +309,8 @@ def read_serving(site: Path) -> Serving | None:
         data = json.loads((site / SERVING).read_bytes())
         live, canary, refused = data.pop("live"), data.pop("canary"), data.pop("refused")
         return Serving(
-            live=Running(**live) if live else None,
-            canary=Running(**canary) if canary else None,
+            live=RunningVersion(**live) if live else None,
+            canary=RunningVersion(**canary) if canary else None,
             refused=VersionRefusal(**refused) if refused else None,
             **data,
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from corella_edge_runtime.machine.timekeeping import FLOOR, Reading, Timeline, what_changed
-from corella_edge_runtime.store.rows import Moment
+from corella_edge_runtime.store.rows import ArrivalTime
 from corella_edge_runtime.store.tables import SHARDS, migrate
 
 _LOG = logging.getLogger("corella_edge.store")
@@ -48,10 +48,10 @@ class Arrivals:
             _LOG.warning("%s", text)
         return self.timeline
 
-    def moment(self, reading: Reading) -> Moment:
+    def moment(self, reading: Reading) -> ArrivalTime:
         """When something has arrived."""
         timeline = self.look(reading)
-        return Moment(int(timeline.stamp), timeline.now)
+        return ArrivalTime(int(timeline.stamp), timeline.now)
 
     def keep(self, db: sqlite3.Connection) -> None:
         """Write the time, if some has passed, before the commit of a transaction; `kept` is for after it."""

@@ -29,7 +29,7 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class ArrivalTime:
     """When something arrives: its stamp, and its place among the times of events (Unix seconds)."""
 
     stamp: int
@@ -68,7 +68,7 @@ def limits(timeline: Timeline, keep: Retention, n: int) -> Cutoffs:
     return Cutoffs(int(timeline.stamp), events, max(events, before(KEY_SECONDS)), before(REWRITE_SECONDS), most)
 
 
-def append(db: sqlite3.Connection, new: NewEvents, moment: Moment) -> int:
+def append(db: sqlite3.Connection, new: NewEvents, moment: ArrivalTime) -> int:
     """Add events and profile; the number of events now held on the user. A key seen before adds nothing.
 
     Raises:

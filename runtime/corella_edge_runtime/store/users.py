@@ -24,7 +24,7 @@ from corella_edge_runtime.store.presence import Presence
 from corella_edge_runtime.store.readers import Readers
 from corella_edge_runtime.store.rows import Pruned, Retention, Types
 from corella_edge_runtime.store.tables import SHARDS
-from corella_edge_runtime.store.writer import Step, Writer
+from corella_edge_runtime.store.writer import StoreWriter, WriteStep
 
 _LOG = logging.getLogger("corella_edge.store")
 CACHED_EVENTS = 200_000  # some 40 MB
@@ -47,7 +47,7 @@ class UserStore:
         self._arrivals = _arrivals(path, db, clocks)
         self._presence = Presence(path, anchor(path))
         self._readers = Readers(path, self._presence)
-        self._writer = Writer(path, db, self._arrivals, self._presence)
+        self._writer = StoreWriter(path, db, self._arrivals, self._presence)
 
     @classmethod
     def open(cls, path: Path, clocks: Callable[[], Reading] = read_clocks) -> UserStore:
@@ -93,7 +93,7 @@ class UserStore:
         def append(db: sqlite3.Connection) -> int:
             return rows.append(db, new, self._arrivals.moment(arrived))
 
-        return self._writer.submit(Step(append, lambda _: self._cache.changed(new.user_id)))
+        return self._writer.submit(WriteStep(append, lambda _: self._cache.changed(new.user_id)))
 
     def user(self, user_id: str, least: int, step: int = 1, types: Types = None) -> User | None:
         """Profile and the latest events, oldest first: by their time if they have one, else by arrival.
@@ -134,7 +134,7 @@ class UserStore:
     def delete_soon(self, user_id: str) -> Future[bool]:
         """`delete` without waiting."""
         return self._writer.submit(
-            Step(lambda db: rows.delete(db, user_id), lambda _: self._cache.drop(user_id), erases=True)
+            WriteStep(lambda db: rows.delete(db, user_id), lambda _: self._cache.drop(user_id), erases=True)
         )
 
     def prune(self, max_age_seconds: float | None, max_events_per_user: int | None) -> int:
@@ -142,7 +142,7 @@ class UserStore:
         left, and old keys; the number of events removed, which the log is told. Appends go on between its steps."""
         keep = Retention(max_age_seconds, max_events_per_user)
         done = [self._pruned(n, keep) for n in range(SHARDS)]
-        self._writer.submit(Step(lambda db: None, erases=True)).result()
+        self._writer.submit(WriteStep(lambda db: None, erases=True)).result()
         _tell(done, self._arrivals.timeline, keep)
         return sum(shard.events for shard in done)
 
@@ -150,7 +150,7 @@ class UserStore:
         def prune(db: sqlite3.Connection) -> Pruned:
             return rows.prune(db, n, rows.limits(self._arrivals.look(), keep, n))
 
-        step = Step(prune, lambda done: self._cache.drop(*done.users, *done.empty))
+        step = WriteStep(prune, lambda done: self._cache.drop(*done.users, *done.empty))
         return self._writer.submit(step).result()
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ TOGETHER = 256  # steps in one transaction
 
 
 @dataclass(frozen=True, slots=True)
-class Step(Generic[Done]):
+class WriteStep(Generic[Done]):
     """One thing to do: all of it is on the disk when `future` has its result, or none of it.
 
     `run` may be called twice. `done` is called after the commit, before anyone gets the result; where a step `erases`,
@@ -36,18 +36,18 @@ class Step(Generic[Done]):
     future: Future[Done] = field(default_factory=Future)
 
 
-class Writer:
+class StoreWriter:
     """Runs steps in the order they come."""
 
     def __init__(self, path: Path, db: sqlite3.Connection, arrivals: Arrivals, presence: Presence) -> None:
         self._path, self._db, self._arrivals, self._presence = path, db, arrivals, presence
-        self._queue: queue.SimpleQueue[Step[Any] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[WriteStep[Any] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="corella-store", daemon=True)
         self._thread.start()
 
-    def submit(self, step: Step[Done]) -> Future[Done]:
+    def submit(self, step: WriteStep[Done]) -> Future[Done]:
         """The future of a step.
 
         Raises:
@@ -78,7 +78,7 @@ class Writer:
         self._db.close()
         self._presence.close()
 
-    def _next(self) -> list[Step[Any]]:
+    def _next(self) -> list[WriteStep[Any]]:
         """At least one step, or none at the end."""
         steps = []
         step = self._queue.get()
@@ -94,7 +94,7 @@ class Writer:
             self._queue.put(None)  # nothing comes after the end
         return steps
 
-    def _do(self, steps: list[Step[Any]]) -> None:
+    def _do(self, steps: list[WriteStep[Any]]) -> None:
         """All in one transaction; if one of them fails, each in its own."""
         try:
             self._presence.check()
@@ -111,7 +111,7 @@ class Writer:
         else:
             self._answer(steps, results)
 
-    def _commit(self, steps: list[Step[Any]]) -> list[Any]:
+    def _commit(self, steps: list[WriteStep[Any]]) -> list[Any]:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             results = [step.run(self._db) for step in steps]
@@ -122,7 +122,7 @@ class Writer:
         self._arrivals.kept()
         return results
 
-    def _answer(self, steps: list[Step[Any]], results: list[Any]) -> None:
+    def _answer(self, steps: list[WriteStep[Any]], results: list[Any]) -> None:
         for step, result in zip(steps, results, strict=True):
             step.done(result)
         try:

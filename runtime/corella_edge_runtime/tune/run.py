@@ -15,7 +15,7 @@ from corella_edge.errors import ComputeError, MissingExtraError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.prompt import PromptEncoder, Tokens
 from corella_edge.request import Request
-from corella_edge_runtime.bench import machine as box
+from corella_edge_runtime.bench.measure import machine as box
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama import trust

@@ -14,7 +14,7 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Feed
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidates, Event, Request, User
-from corella_edge_runtime.bench import traffic
+from corella_edge_runtime.bench.measure import traffic
 from corella_edge_runtime.llm.contract.messages import Prompt
 
 USERS, CANDIDATES, HISTORY = 40, 20, 30

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corella_edge.routing import budget
-from corella_edge.routing.budget import Caps, Scale, Seen, Target
+from corella_edge.routing.budget import BudgetTarget, Caps, RequestSeen, Scale
 from corella_edge.routing.measure import LN2, NEVER, entropy, is_routed
 from corella_edge.routing.policy import Calibration
 from held import Run, Traffic
@@ -22,7 +22,7 @@ SCALE = Scale(CALIBRATION)
 ENTROPIES = st.lists(st.floats(0, LN2) | st.sampled_from([0.0, 0.3, LN2]), min_size=2, max_size=60).map(np.asarray)
 
 
-def run_of(target: Target) -> Run:
+def run_of(target: BudgetTarget) -> Run:
     return Run(target, SCALE)
 
 
@@ -67,9 +67,9 @@ def test_the_levels_of_candidates_are_those_at_which_they_are_asked(rows: np.nda
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50), st.lists(st.floats(0, 1), min_size=2, max_size=9))
 def test_the_level_rises_with_the_share_and_knows_no_order(levels: list[float], shares: list[float]) -> None:
     def lately(order: list[float]) -> np.ndarray:
-        state, target = budget.begin(Target(0.1), 0.1), Target(0.1)
+        state, target = budget.begin(BudgetTarget(0.1), 0.1), BudgetTarget(0.1)
         every, none = np.ones(len(order), np.bool_), np.zeros(len(order), np.bool_)
-        return budget.observed(state, target, Seen(np.asarray(order), every, none, none), 0.0).lately
+        return budget.observed(state, target, RequestSeen(np.asarray(order), every, none, none), 0.0).lately
 
     counts = lately(levels)
     assert lately(levels[::-1]).tolist() == counts.tolist()
@@ -80,7 +80,7 @@ def test_the_level_rises_with_the_share_and_knows_no_order(levels: list[float], 
 
 
 def test_without_traffic_the_level_is_the_calibration_s() -> None:
-    nothing = budget.begin(Target(0.1), 0.5)
+    nothing = budget.begin(BudgetTarget(0.1), 0.5)
     assert nothing.level == 0.1
     assert nothing.share is None
     assert budget.level_for(nothing.lately, 0.0, 0.1) == pytest.approx(0.1)
@@ -88,14 +88,14 @@ def test_without_traffic_the_level_is_the_calibration_s() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_nothing_and_everything_are_exact(share: float) -> None:
-    run = run_of(Target(share))
+    run = run_of(BudgetTarget(share))
     run.drive(step(300.0, easy, hard), 0.0, 900.0, 1.0)
     assert set(run.asked) == {int(share * N)}
     assert run.state.frozen == ""
 
 
 def test_no_milliseconds_are_no_questions() -> None:
-    run = run_of(Target(None, 0.0))
+    run = run_of(BudgetTarget(None, 0.0))
     run.drive(easy, 0.0, 300.0, 1.0)
     assert set(run.asked) == {0}
 
@@ -103,7 +103,7 @@ def test_no_milliseconds_are_no_questions() -> None:
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.3])
 @pytest.mark.parametrize(("before", "after"), [(easy, hard), (hard, easy)], ids=["harder", "easier"])
 def test_a_step_in_traffic_settles_within_the_window(share: float, before: Traffic, after: Traffic) -> None:
-    run = run_of(Target(share, window=600.0))
+    run = run_of(BudgetTarget(share, window=600.0))
     run.drive(step(1800.0, before, after), 0.0, 4200.0, 1.0)
     allowed = 0.1 * share
     assert run.over_window(900.0, 1800.0) == pytest.approx(share, abs=allowed)
@@ -119,13 +119,13 @@ def test_without_the_controller_the_same_step_is_not_held() -> None:
 
 
 def test_drift_is_followed() -> None:
-    run = run_of(Target(0.1, window=600.0))
+    run = run_of(BudgetTarget(0.1, window=600.0))
     run.drive(drifting, 0.0, 4200.0, 1.0)
     assert run.over_window(600.0, 4200.0) == pytest.approx(0.1, abs=0.01)
 
 
 def test_silence_moves_nothing_and_what_comes_after_it_is_not_made_up_for() -> None:
-    run = run_of(Target(0.1, window=600.0))
+    run = run_of(BudgetTarget(0.1, window=600.0))
     run.drive(hard, 0.0, 1200.0, 1.0)
     level = run.state.level
     quiet = budget.decided(budget.aged(run.state, run.target, 10_000.0), run.target, 10_000.0)
@@ -138,7 +138,7 @@ def test_silence_moves_nothing_and_what_comes_after_it_is_not_made_up_for() -> N
 
 
 def test_a_burst_of_hard_candidates_cannot_take_much_more_than_its_share() -> None:
-    run = run_of(Target(0.1, window=600.0))
+    run = run_of(BudgetTarget(0.1, window=600.0))
     run.drive(easy, 0.0, 1200.0, 1.0)
     before = len(run.asked)
     run.drive(hard, 1200.0, 1205.0, 100.0)  # as many candidates as the window holds, in five seconds
@@ -151,7 +151,7 @@ def test_a_burst_of_hard_candidates_cannot_take_much_more_than_its_share() -> No
 
 
 def test_too_few_candidates_leave_the_level_where_it_is() -> None:
-    run = run_of(Target(0.1, window=60.0))
+    run = run_of(BudgetTarget(0.1, window=60.0))
     for t in np.arange(0.0, 6000.0, 20.0).tolist():  # 60 candidates a window
         run.request(hard(t, np.random.default_rng(int(t))), t)
         assert run.state.level == 0.1
@@ -160,7 +160,7 @@ def test_too_few_candidates_leave_the_level_where_it_is() -> None:
 
 def test_rows_that_all_tie_are_asked_by_turns() -> None:
     """A threshold can only ask all of them or none: over the window the share is held all the same."""
-    run = run_of(Target(0.1, window=60.0))
+    run = run_of(BudgetTarget(0.1, window=60.0))
     run.drive(lambda t, rng: np.full(N, 0.2), 0.0, 1200.0, 3.0)
     assert set(run.asked[:-1]) <= {0, N}
     assert run.over_window(600.0, 1200.0) == pytest.approx(0.1, abs=0.02)
@@ -168,7 +168,7 @@ def test_rows_that_all_tie_are_asked_by_turns() -> None:
 
 @pytest.mark.parametrize("ms", [10.0, 40.0])
 def test_milliseconds_a_second_are_held_as_traffic_grows(ms: float) -> None:
-    run = run_of(Target(None, ms, window=600.0))
+    run = run_of(BudgetTarget(None, ms, window=600.0))
     run.drive(easy, 0.0, 1800.0, 1.0)
     run.drive(easy, 1800.0, 4200.0, 3.0)
 
@@ -183,17 +183,17 @@ def test_milliseconds_a_second_are_held_as_traffic_grows(ms: float) -> None:
 
 
 def test_more_milliseconds_than_there_is_to_ask_ask_everything() -> None:
-    run = run_of(Target(None, 500.0, window=600.0))
+    run = run_of(BudgetTarget(None, 500.0, window=600.0))
     run.drive(easy, 0.0, 1800.0, 1.0)
     assert run.levels[-1] == 1.0
 
 
 def test_milliseconds_begin_where_the_bundle_stands_and_probe_where_it_never_asks() -> None:
-    assert budget.begin(Target(None, 40.0), 0.3).level == 0.3
-    assert budget.begin(Target(None, 40.0), 0.0).level == budget.PROBE
+    assert budget.begin(BudgetTarget(None, 40.0), 0.3).level == 0.3
+    assert budget.begin(BudgetTarget(None, 40.0), 0.0).level == budget.PROBE
 
 
-SEGMENT = Seen(np.zeros(N), np.ones(N, np.bool_), np.ones(N, np.bool_), np.ones(N, np.bool_), True, "u1")
+SEGMENT = RequestSeen(np.zeros(N), np.ones(N, np.bool_), np.ones(N, np.bool_), np.ones(N, np.bool_), True, "u1")
 
 
 @given(
@@ -203,7 +203,7 @@ SEGMENT = Seen(np.zeros(N), np.ones(N, np.bool_), np.ones(N, np.bool_), np.ones(
 def test_no_segment_takes_more_than_its_cap(
     seed: int, items: float, users: float, one: float, before: int, share: float, new_user: bool
 ) -> None:
-    rng, target = np.random.default_rng(seed), Target(share, caps=Caps(items, users, one))
+    rng, target = np.random.default_rng(seed), BudgetTarget(share, caps=Caps(items, users, one))
     state = budget.begin(target, share)
     for _ in range(before):
         state = budget.observed(state, target, SEGMENT, 1.0)
@@ -224,12 +224,12 @@ def test_no_segment_takes_more_than_its_cap(
 
 
 def test_without_caps_everything_passes() -> None:
-    state = budget.observed(budget.begin(Target(0.01), 0.01), Target(0.01), SEGMENT, 1.0)
-    assert budget.within_caps(state, Target(0.01), np.ones(N), np.ones(N, np.bool_), True, "u1").all()
+    state = budget.observed(budget.begin(BudgetTarget(0.01), 0.01), BudgetTarget(0.01), SEGMENT, 1.0)
+    assert budget.within_caps(state, BudgetTarget(0.01), np.ones(N), np.ones(N, np.bool_), True, "u1").all()
 
 
 def test_what_one_user_may_not_take_goes_to_the_others() -> None:
-    target = Target(0.1, window=600.0, caps=Caps(one_user=0.2))
+    target = BudgetTarget(0.1, window=600.0, caps=Caps(one_user=0.2))
     state, rng = budget.begin(target, 0.1), np.random.default_rng(3)
     asked: dict[str, int] = {"greedy": 0}
     t = 0.0
@@ -239,7 +239,7 @@ def test_what_one_user_may_not_take_goes_to_the_others() -> None:
         wanted = is_routed(s, SCALE.threshold(state.level))
         passed, none = np.ones(N, np.bool_), np.zeros(N, np.bool_)
         passed[wanted] = budget.within_caps(state, target, s[wanted], none[wanted], False, user)
-        seen = Seen(SCALE.levels(s), passed, wanted & passed, none, user=user)
+        seen = RequestSeen(SCALE.levels(s), passed, wanted & passed, none, user=user)
         state = budget.decided(budget.observed(state, target, seen, t), target, t)
         if t > 1200.0:
             asked[user] = asked.get(user, 0) + int((wanted & passed).sum())
@@ -248,7 +248,7 @@ def test_what_one_user_may_not_take_goes_to_the_others() -> None:
 
 
 def test_a_user_s_id_is_forgotten_and_the_count_is_not() -> None:
-    target = Target(0.1, caps=Caps(one_user=0.5))
+    target = BudgetTarget(0.1, caps=Caps(one_user=0.5))
     state = budget.observed(budget.begin(target, 0.1), target, SEGMENT, 1.0)
     found = budget.forgotten(state, "u1")
     assert "u1" not in repr(found)
@@ -259,7 +259,7 @@ def test_a_user_s_id_is_forgotten_and_the_count_is_not() -> None:
 @given(st.integers(0, 10**6), st.floats(0.02, 0.98), st.floats(1.0, 1e4), st.booleans())
 def test_whatever_comes_the_level_is_a_share_and_finite(seed: int, share: float, window: float, by_ms: bool) -> None:
     rng = np.random.default_rng(seed)
-    run, t = run_of(Target(None, 50.0 * share, window) if by_ms else Target(share, window=window)), 0.0
+    run, t = run_of(BudgetTarget(None, 50.0 * share, window) if by_ms else BudgetTarget(share, window=window)), 0.0
     for _ in range(60):
         t += float(rng.choice([0.0, 0.1, window / 3, 2 * window], p=[0.4, 0.4, 0.15, 0.05]))
         run.request(rng.beta(*rng.uniform(0.2, 5.0, 2), size=int(rng.integers(1, 40))), t)

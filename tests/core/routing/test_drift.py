@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 CALIBRATION = Calibration.fit(entropy(RNG.beta(1, 6, 5000)))
 
 
-def of(p: np.ndarray, histogram: drift.Histogram, llm: np.ndarray | None = None, new: int = 0) -> Batch:
+def of(p: np.ndarray, histogram: drift.MeasureHistogram, llm: np.ndarray | None = None, new: int = 0) -> Batch:
     answers = np.full(len(p), np.nan) if llm is None else llm
     return drift.batch(entropy(p), ~np.isnan(answers), p, answers, new, 0, histogram)
 

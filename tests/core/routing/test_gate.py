@@ -17,7 +17,7 @@ from corella_edge.metrics import row_loss
 from corella_edge.routing.fusion import REPLACE
 from corella_edge.routing.gate import FIRST, INPUTS, KINDS, Gate, inputs_of
 from corella_edge.routing.gate_fit import (
-    Asked,
+    AnsweredRows,
     first,
     fit,
     learn,
@@ -94,7 +94,7 @@ def test_what_is_unknown_counts_as_the_mean_of_what_was_known() -> None:
     assert gate(p, {"popularity": np.array([np.nan, 3.0])}).tolist() == [2.0, 3.0]
 
 
-def made(n: int, seed: int, helps: str = "popularity", harm: float = 1.5) -> Asked:
+def made(n: int, seed: int, helps: str = "popularity", harm: float = 1.5) -> AnsweredRows:
     """Rows of 100 users. The LLM knows the truth where `helps` is high and nothing where it is low."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(size=n)
@@ -103,7 +103,7 @@ def made(n: int, seed: int, helps: str = "popularity", harm: float = 1.5) -> Ask
     noise = np.where(inputs.get(helps, rng.random(n)) > 0.5, 0.1, harm)
     after = sigmoid(1.5 * (truth + noise * rng.normal(size=n)))
     p = sigmoid(truth + rng.normal(size=n))
-    return Asked(p, p, after, label, rng.integers(0, 100, n), inputs)
+    return AnsweredRows(p, p, after, label, rng.integers(0, 100, n), inputs)
 
 
 def test_a_gate_that_finds_something_beats_the_entropy_on_later_rows() -> None:
@@ -132,7 +132,7 @@ def test_a_gate_that_finds_nothing_falls_back_to_the_entropy() -> None:
 def test_a_gate_that_was_right_only_where_it_was_fitted_is_not_taken() -> None:
     rows = made(800, 7)
     turned = {**rows.inputs, "popularity": 1 - rows.inputs["popularity"]}
-    later = Asked(rows.p, rows.p, rows.after, rows.label, rows.user, turned)
+    later = AnsweredRows(rows.p, rows.p, rows.after, rows.label, rows.user, turned)
     found = learn(made(1500, 0), later, np.random.default_rng(0), draws=50)
     assert found.gate == learn(made(1500, 0), rows, np.random.default_rng(0), draws=50).gate  # later rows fit nothing
     assert not found.better
@@ -162,7 +162,9 @@ def test_rows_of_a_fold_are_valued_by_a_gate_that_has_not_seen_them() -> None:
     rows = made(600, 4)
     fold = rows.user % 3
     values = out_of_fold(rows, "ridge", 0.1, ("popularity",), fold)
-    flipped = Asked(rows.p, rows.p, rows.after, np.where(fold == 1, 1 - rows.label, rows.label), rows.user, rows.inputs)
+    flipped = AnsweredRows(
+        rows.p, rows.p, rows.after, np.where(fold == 1, 1 - rows.label, rows.label), rows.user, rows.inputs
+    )
     again = out_of_fold(flipped, "ridge", 0.1, ("popularity",), fold)
     assert again[fold == 1].tolist() == values[fold == 1].tolist()
     assert again[fold != 1].tolist() != values[fold != 1].tolist()
@@ -187,12 +189,12 @@ def log(n: int, seed: int = 0) -> LabelledRows:
 
 def test_a_log_s_asked_rows_with_the_inputs_that_serving_knows() -> None:
     rows = log(1400)
-    asked = Asked.of(rows, REPLACE)
+    asked = AnsweredRows.of(rows, REPLACE)
     assert len(asked.p) == 700
     assert asked.benefit.tolist() == (row_loss(rows.crm, rows.label) - row_loss(rows.llm, rows.label))[1::2].tolist()
     assert usable(asked.inputs) == ("popularity", "history")
     with pytest.raises(InputError, match=r"takes 500 rows that the LLM was asked about, of 20 users.*here are 400 of"):
-        Asked.of(log(800), REPLACE)
+        AnsweredRows.of(log(800), REPLACE)
 
 
 def test_without_a_difference_there_is_nothing_to_learn() -> None:
@@ -247,9 +249,9 @@ def test_a_share_of_what_rows_stand_for_is_exact_to_one_row(rows: list[tuple[flo
 
 def test_a_log_of_one_chance_has_no_weights() -> None:
     rows = log(1400)
-    assert Asked.of(rows, REPLACE).weight is None
-    assert Asked.of(replace(rows, propensity=np.full(1400, 0.5)), REPLACE).weight is None
-    uneven = Asked.of(replace(rows, propensity=np.where(np.arange(1400) < 700, 0.5, 1.0)), REPLACE)
+    assert AnsweredRows.of(rows, REPLACE).weight is None
+    assert AnsweredRows.of(replace(rows, propensity=np.full(1400, 0.5)), REPLACE).weight is None
+    uneven = AnsweredRows.of(replace(rows, propensity=np.where(np.arange(1400) < 700, 0.5, 1.0)), REPLACE)
     assert uneven.weight is not None
     assert uneven.weight.mean() == pytest.approx(1.0)
     assert uneven.weight[0] == pytest.approx(2 * uneven.weight[-1])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from corella_edge.request import Event, User
-from corella_edge.routing.kept import Kept, key_of, state_of
+from corella_edge.routing.kept import KeptAnswers, key_of, state_of
 
 ME = User("u1", {"gender": "F", "age": 30}, [Event("i1", 5.0, 100), Event("i2", None, 200)])
 
@@ -37,7 +37,7 @@ def test_somebody_without_an_id_is_known_by_the_state() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_an_answer_comes_back_bit_for_bit_in_the_same_state_alone(scores: list[float]) -> None:
-    kept, items = Kept(100, 60.0), [f"i{n}" for n in range(len(scores))]
+    kept, items = KeptAnswers(100, 60.0), [f"i{n}" for n in range(len(scores))]
     kept.put("u1", b"a", items, np.asarray(scores), 0.0)
     assert kept.get("u1", b"a", items, 60.0).tolist() == scores
     assert np.isnan(kept.get("u1", b"b", items, 1.0)).all()
@@ -47,7 +47,7 @@ def test_an_answer_comes_back_bit_for_bit_in_the_same_state_alone(scores: list[f
 
 
 def test_an_item_has_one_answer_and_the_latest_is_known_whatever_the_state() -> None:
-    kept = Kept(100, 60.0)
+    kept = KeptAnswers(100, 60.0)
     kept.put("u1", b"a", ["i1", "i2"], np.array([0.1, 0.2]), 0.0)
     kept.put("u1", b"b", ["i1"], np.array([0.3]), 1.0)
     assert len(kept) == 2
@@ -64,7 +64,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept, self.now = Kept(self.MOST, self.SECONDS), 0.0
+        self.kept, self.now = KeptAnswers(self.MOST, self.SECONDS), 0.0
         self.put_: dict[tuple[Any, str], tuple[bytes, float, float]] = {}
 
     keys = st.sampled_from(["u1", "u2", "u3", b"x", b"y"])
@@ -112,7 +112,7 @@ TestMachine = Machine.TestCase
 
 
 def test_who_was_not_seen_longest_leaves_first_and_silence_leaves_nothing() -> None:
-    kept = Kept(4, 60.0)
+    kept = KeptAnswers(4, 60.0)
     for n, user in enumerate(("u1", "u2")):
         kept.put(user, b"a", ["i1", "i2"], np.array([0.1, 0.2]), float(n))
     kept.get("u1", b"a", ["i1"], 2.0)

@@ -90,7 +90,8 @@ def test_what_is_not_read_is_known() -> None:
         ("crm", None, "crm: expected a number, not nothing"),
         ("llm", -0.1, "llm: -0.1 is not a probability"),
         ("llm", math.inf, "llm: expected a number"),
-        ("time", "now", "time: expected a number, not 'now'"),
+        ("time", "now", "time: expected Unix seconds, a number, not 'now'"),
+        ("label", "yes", "label: 'yes' is neither 0 nor 1"),
         ("user", "", "user: expected text or a whole number"),
         ("item", 1.5, "item: expected text or a whole number"),
         ("propensity", 0, "propensity: 0 is the chance"),
@@ -120,6 +121,7 @@ def test_a_request_has_one_user() -> None:
         ("request,user\n1\n", "line 2: 1 cells, the header has 2"),
         ("user,user\n1,2\n", "line 1: a column's name occurs twice"),
         ('request,user,item,time,label,crm,llm\n"1"2,u,i,3,1,0.5,\n', "line 2: not CSV"),
+        ("request;user;item;time;label;crm;llm\n1;u;i;3;1;0.5;\n", "line 1: the columns are separated by ';'"),
         ("request,user,item,time,label,crm,llm\n1,u,i,3,1,half,\n", "line 2: crm: expected a number, not 'half'"),
     ],
 )

@@ -21,13 +21,13 @@ from corella_edge.routing.fit_maps import fit_map, fit_maps, isotonic, pooled
 from corella_edge.routing.fusion import Beside, Fusion, fuse, parse_fusion
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.log_odds import logit, sigmoid
-from corella_edge.routing.maps import IDENTITY, KINDS, MOST, PLAIN, Line, Maps, Steps, parse_map
+from corella_edge.routing.maps import IDENTITY, KINDS, MOST, PLAIN, Maps, PlattScaling, Steps, parse_map
 from corella_edge.routing.measure import entropy
 from corella_edge.routing.policy import Policy
 from logs import labelled_log
 
 P = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0, 1e-9])
-LINES = st.builds(Line, st.floats(0, MOST) | st.floats(0, 3), st.floats(-MOST, MOST) | st.floats(-3, 3))
+LINES = st.builds(PlattScaling, st.floats(0, MOST) | st.floats(0, 3), st.floats(-MOST, MOST) | st.floats(-3, 3))
 
 
 @st.composite
@@ -130,10 +130,10 @@ def test_platt_is_logistic_regression_of_the_log_odds() -> None:
     p, label = distorted()
     theirs = LogisticRegression(C=1e9).fit(logit(p)[:, None], label)
     found = fit_map("platt", p, label)
-    assert isinstance(found, Line)
+    assert isinstance(found, PlattScaling)
     assert (found.slope, found.shift) == pytest.approx((theirs.coef_[0, 0], theirs.intercept_[0]), abs=1e-3)
     temperature = fit_map("temperature", p, label)
-    assert isinstance(temperature, Line)
+    assert isinstance(temperature, PlattScaling)
     assert temperature.shift == 0.0
     assert 0.3 < temperature.slope < 0.7
 
@@ -150,7 +150,7 @@ def test_a_map_takes_the_error_of_calibration_away(kind: str) -> None:
 def test_a_model_that_is_wrong_way_round_is_not_turned_round() -> None:
     p, label = distorted()
     found = fit_map("platt", 1 - p, label)
-    assert isinstance(found, Line)
+    assert isinstance(found, PlattScaling)
     assert found.slope == 0.0
     assert found(np.array([0.1, 0.9])) == pytest.approx([label.mean()] * 2, abs=1e-6)
 
@@ -158,7 +158,10 @@ def test_a_model_that_is_wrong_way_round_is_not_turned_round() -> None:
 # Fusion behind maps.
 
 STACKED = Fusion(
-    "stack", (0.1, 0.5, 0.7), Maps(Line(2.0), Line(1.0, 0.3), Line(0.5)), (Beside("popularity", 2.0, 0.4),)
+    "stack",
+    (0.1, 0.5, 0.7),
+    Maps(PlattScaling(2.0), PlattScaling(1.0, 0.3), PlattScaling(0.5)),
+    (Beside("popularity", 2.0, 0.4),),
 )
 
 
@@ -177,7 +180,9 @@ def test_the_llm_decides_on_mapped_scores_and_the_rest_is_mapped_alone() -> None
     assert np.isnan(mapped[1]).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("rule", [STACKED, Fusion("replace", None, Maps(llm=Line(0.5))), Fusion("blend", None, Maps())])
+@pytest.mark.parametrize(
+    "rule", [STACKED, Fusion("replace", None, Maps(llm=PlattScaling(0.5))), Fusion("blend", None, Maps())]
+)
 def test_a_mapped_rule_survives_its_file_and_an_earlier_release_refuses_it(rule: Fusion) -> None:
     written = json.loads(json.dumps(rule.to_json()))
     assert parse_fusion(written) == rule

@@ -30,7 +30,7 @@ from corella_edge.routing.measure import (
 )
 from corella_edge.routing.policy import UNASKABLE, USUAL, AskCost, Budget, Calibration, Policy, Routing
 from corella_edge.routing.routing_file import calibration_json, parse_policy, parse_routing, policy_json
-from corella_edge.routing.told import margin_of, told
+from corella_edge.routing.told import margin_of, told, too_slow
 
 P = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0, 1e-300, 0.3])
 CENTRE = st.floats(1e-6, 1 - 1e-6) | st.just(0.5)
@@ -293,3 +293,11 @@ def test_a_bad_threshold_is_named(text: str, part: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_threshold(text)
     assert part in str(caught.value)
+
+
+@given(st.one_of(st.none(), COST, st.just(UNASKABLE)), st.floats(0, 1e5))
+def test_an_llm_that_is_too_slow_for_its_requests_is_told(cost: AskCost | None, milliseconds: float) -> None:
+    found = too_slow(Routing(cost=cost), milliseconds)
+    late = cost is not None and cost.finite and cost.first > milliseconds
+    assert bool(found) == late
+    assert not late or ("--timeout-ms" in found and f"{cost.first:.0f} ms" in found)

@@ -77,7 +77,7 @@ def test_a_user_without_events_is_ranked(bundle: Path) -> None:
 
 
 def engine_requests(engine: Engine) -> list[Request]:
-    from corella_edge_runtime.bench import traffic
+    from corella_edge_runtime.bench.measure import traffic
 
     rows = traffic.read(engine.bundle, None)
     return [row.request for row in rows if row.request.user.history][:5]

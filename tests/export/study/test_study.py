@@ -28,7 +28,7 @@ from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
 from corella_edge_export.evaluation import plots, tables
 from corella_edge_export.evaluation.fusion import fusion
-from corella_edge_export.evaluation.scored import Floats, Json, Pair, ScoredRows
+from corella_edge_export.evaluation.scored import Floats, Json, ScoredRows, ScoredSplits
 from corella_edge_export.evaluation.shares import RANDOM_DRAWS
 from corella_edge_export.recipe import Recipe
 from corella_edge_export.study.predictions import Predictions, scorer
@@ -118,7 +118,7 @@ def logit(p: float) -> float:
     return math.log(p / (1 - p))
 
 
-def by_hand(pair: Pair, line: str, ratio: float) -> list[Floats]:
+def by_hand(pair: ScoredSplits, line: str, ratio: float) -> list[Floats]:
     """Final scores of the test rows, one at a time; several sets for the random line, which is their mean."""
     nats = Calibration.fit(pair.valid.entropies).threshold(ratio)
     crm, llm, labels = (values.tolist() for values in (pair.test.crm, pair.test.llm, pair.test.labels))
@@ -145,7 +145,7 @@ def by_hand(pair: Pair, line: str, ratio: float) -> list[Floats]:
 @pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize("seed", SETTINGS.seeds)
 def test_every_point_of_the_curve_row_by_row(studied: Studied, seed: int, line: str) -> None:
-    pair = Pair(*(scored(studied, seed, split) for split in ("valid", "test")))
+    pair = ScoredSplits(*(scored(studied, seed, split) for split in ("valid", "test")))
     assert np.isnan(pair.test.llm).any()
     curve = studied.result["by_seed"][str(seed)]["curve"]
     assert [point["ratio"] for point in curve] == list(RATIOS)

@@ -14,7 +14,7 @@ import pytest
 from corella_edge import metrics
 from corella_edge_export.evaluation import boundary, groups, plots, tables
 from corella_edge_export.evaluation.fusion import routed
-from corella_edge_export.evaluation.scored import Pair, doubts, few_users
+from corella_edge_export.evaluation.scored import ScoredSplits, doubts, few_users
 from corella_edge_export.study import analysis
 from draws import samples
 from study_rows import pair, rows
@@ -35,7 +35,7 @@ def seeds() -> Any:
 @pytest.fixture(scope="module")
 def ablation() -> Any:
     unaligned = replace(PAIR.test, llm=np.clip(PAIR.test.llm**3, 1e-6, 1 - 1e-6))
-    return analysis.ablation({"full": PAIR, "without stage 2": Pair(PAIR.valid, unaligned)}, draws=40)
+    return analysis.ablation({"full": PAIR, "without stage 2": ScoredSplits(PAIR.valid, unaligned)}, draws=40)
 
 
 def test_thirds_hold_a_third_each_by_confidence(found: Any) -> None:
@@ -64,12 +64,15 @@ def test_seen_and_unseen_users_apart(found: Any) -> None:
     assert parts["all"]["routed"]["auc"] == found["operating_point"]["auc"]
     assert parts["all"]["share"] == found["operating_point"]["share"]
     everyone = replace(PAIR.test, seen=np.ones(len(PAIR.test), dtype=bool))
-    assert set(analysis.analyse(Pair(PAIR.valid, everyone), "x", draws=5, ratios=(0.0,))["users"]) == {"all", "seen"}
+    assert set(analysis.analyse(ScoredSplits(PAIR.valid, everyone), "x", draws=5, ratios=(0.0,))["users"]) == {
+        "all",
+        "seen",
+    }
 
 
 def test_rows_of_unseen_items_apart_where_they_are_told() -> None:
     told = replace(PAIR.test, new_items=np.arange(len(PAIR.test)) % 7 == 0)
-    found = analysis.analyse(Pair(PAIR.valid, told), "full", draws=40)["users"]
+    found = analysis.analyse(ScoredSplits(PAIR.valid, told), "full", draws=40)["users"]
     cold = PAIR.test.part(np.arange(len(PAIR.test)) % 7 == 0)
     assert list(found) == ["all", "seen", "unseen", "unseen items"]
     assert found["unseen items"]["rows"] == len(cold)
@@ -90,7 +93,7 @@ def test_the_boundary_shift_by_hand() -> None:
         place = metrics.mass_bins(p, 4)
         errors.append([np.mean(p[place == k]) - np.mean(data.labels[place == k]) for k in range(4)])
     assert found["calibration"]["value"] == pytest.approx(np.mean(np.abs(np.subtract(*errors))))
-    same = boundary.boundary(Pair(PAIR.valid, replace(PAIR.test, llm=PAIR.test.crm)), 0.5, draws=10)
+    same = boundary.boundary(ScoredSplits(PAIR.valid, replace(PAIR.test, llm=PAIR.test.crm)), 0.5, draws=10)
     assert all(same[name] == {"value": 0.0, "low": 0.0, "high": 0.0} for name in ("mean_score", "calibration", "flips"))
 
 
@@ -98,7 +101,7 @@ def test_a_shifted_llm_shows_in_the_boundary() -> None:
     data = rows(4000, users=100, silent=0.0)
     odds = np.log(data.llm / (1 - data.llm))
     shifted = replace(data, llm=1 / (1 + np.exp(-odds - 1.0)))
-    near, far = (boundary.boundary(Pair(data, test), 0.3, draws=100) for test in (data, shifted))
+    near, far = (boundary.boundary(ScoredSplits(data, test), 0.3, draws=100) for test in (data, shifted))
     assert far["mean_score"]["low"] > near["mean_score"]["high"]
     assert far["calibration"]["value"] > near["calibration"]["value"]
 
@@ -122,7 +125,7 @@ def test_draws_of_the_curve_difference_weigh_rows() -> None:
 
 def test_nothing_routed_has_no_boundary() -> None:
     mute = replace(PAIR.test, llm=np.full(len(PAIR.test), np.nan))
-    found = analysis.analyse(Pair(PAIR.valid, mute), "mute", draws=5)
+    found = analysis.analyse(ScoredSplits(PAIR.valid, mute), "mute", draws=5)
     assert found["boundary"]["rows"] == 0
     assert "## Boundary" in tables.markdown(found)
     assert plots.calibration(found)
@@ -146,7 +149,7 @@ def test_the_curve_of_sizes_names_them_and_does_not_change_from_run_to_run() -> 
 
 def test_one_class_is_null_not_nan() -> None:
     zeros = replace(PAIR.test, labels=np.zeros(len(PAIR.test), dtype=np.int8))
-    found = analysis.analyse(Pair(PAIR.valid, zeros), "one class", draws=5)
+    found = analysis.analyse(ScoredSplits(PAIR.valid, zeros), "one class", draws=5)
     json.dumps(found, allow_nan=False)
     assert found["operating_point"]["auc"] == {"value": None, "low": None, "high": None}
     assert found["claim"]["auc"]["reached"] is False
@@ -168,7 +171,7 @@ def test_the_ablation_is_paired_with_the_full_system(ablation: Any, found: Any) 
 
 def test_both_models_of_a_variant_alone_and_replaced_without_a_fit(found: Any) -> None:
     unaligned = replace(PAIR.test, llm=np.clip(PAIR.test.llm**3, 1e-6, 1 - 1e-6))
-    both = {"full": PAIR, "without stage 2": Pair(PAIR.valid, unaligned)}
+    both = {"full": PAIR, "without stage 2": ScoredSplits(PAIR.valid, unaligned)}
     alone = analysis.by_variant(both, draws=40, share=0.2)
     assert list(alone) == list(both)
     full, other = alone.values()

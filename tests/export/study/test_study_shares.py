@@ -17,7 +17,7 @@ from corella_edge.routing.log_odds import fit_agreeing, fit_logistic
 from corella_edge.routing.policy import RATIOS, Calibration
 from corella_edge_export.evaluation import shares
 from corella_edge_export.evaluation.fusion import ENOUGH, fused, fusion, routed
-from corella_edge_export.evaluation.scored import METRICS, Pair, ScoredJudge, ScoredRows
+from corella_edge_export.evaluation.scored import METRICS, ScoredJudge, ScoredRows, ScoredSplits
 from draws import samples, weighted_auc
 from study_rows import pair, rows
 
@@ -48,7 +48,7 @@ def test_share_0_is_the_crm_and_share_1_the_llm(curve: list[Any]) -> None:
     assert (fused(whole.test, routed(whole.test, 0.0), Fusion("replace")) == whole.test.llm).all()
 
 
-def by_hand(data: Pair, ratio: float, rule: str) -> tuple[list[float], float]:
+def by_hand(data: ScoredSplits, ratio: float, rule: str) -> tuple[list[float], float]:
     """Final scores row by row, and the realised share."""
     threshold = Calibration.fit(data.valid.entropies).threshold(ratio)
     weights = [0.0, 0.5, 0.5] if rule != "stack" else fusion("stack", data.valid, threshold).weights
@@ -120,7 +120,7 @@ def test_rows_without_an_answer_keep_the_crms_score() -> None:
 def test_no_answer_at_all_leaves_the_crm() -> None:
     mute = replace(PAIR.test, llm=np.full(len(PAIR.test), np.nan))
     judge = ScoredJudge(mute, draws=10)
-    point = shares.curve(Pair(PAIR.valid, mute), judge, (0.5,))[0]
+    point = shares.curve(ScoredSplits(PAIR.valid, mute), judge, (0.5,))[0]
     assert point["share"] == 0.0
     assert all(close(point["lines"][line]["auc"], judge(mute.crm)["auc"].value) for line in shares.LINES)
 
@@ -128,7 +128,7 @@ def test_no_answer_at_all_leaves_the_crm() -> None:
 def test_equal_entropies_are_routed_together() -> None:
     data = rows(200, silent=0.0)
     data = replace(data, crm=np.where(np.arange(200) % 2 == 0, 0.5, 0.9))
-    point = shares.curve(Pair(data, data), ScoredJudge(data, 5), (0.1,))[0]
+    point = shares.curve(ScoredSplits(data, data), ScoredJudge(data, 5), (0.1,))[0]
     assert point["share"] == 0.5
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import bench_results
-from corella_edge_runtime.bench.result import Result
+from corella_edge_runtime.bench.results.result import Result
 
 
 @pytest.fixture(scope="session")

@@ -16,17 +16,17 @@ from bundles import make_bundle, reseal
 from corella_edge.errors import InputError
 from corella_edge.routing.rules import RULES
 from corella_edge.stopping import Stopped
-from corella_edge_runtime.bench import budget
-from corella_edge_runtime.bench import result as form
-from corella_edge_runtime.bench.budget import Share
-from corella_edge_runtime.bench.journal import FILE
-from corella_edge_runtime.bench.opened import Opened
-from corella_edge_runtime.bench.remote import KEY_VARIABLE, OverHttp
-from corella_edge_runtime.bench.result import Result
+from corella_edge_runtime.bench.measure import budget
+from corella_edge_runtime.bench.measure.budget import Share
+from corella_edge_runtime.bench.measure.opened import Opened
+from corella_edge_runtime.bench.measure.remote import KEY_VARIABLE, OverHttp
+from corella_edge_runtime.bench.measure.target import InProcess
+from corella_edge_runtime.bench.measure.worker import Workers
+from corella_edge_runtime.bench.results import result as form
+from corella_edge_runtime.bench.results.journal import FILE
+from corella_edge_runtime.bench.results.result import Result
 from corella_edge_runtime.bench.run import run
 from corella_edge_runtime.bench.settings import BenchSettings
-from corella_edge_runtime.bench.target import InProcess
-from corella_edge_runtime.bench.worker import Workers
 from corella_edge_runtime.engine import Engine
 from sessions import ONE, serving, start, succeed
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from corella_edge_runtime.llm.admission import (
     YIELDING,
     Admission,
-    Promise,
+    AdmittedWork,
     plan,
     seconds_for,
 )
@@ -26,7 +26,7 @@ NONE = Answers.of([])
 WORK = st.tuples(st.floats(0.0, 3.0), st.floats(0.01, 20.0), st.floats(0.01, 5.0))
 
 
-def done_in_time(promised: list[Promise], now: float) -> bool:
+def done_in_time(promised: list[AdmittedWork], now: float) -> bool:
     for promise in promised:
         now += promise.seconds
         if now > promise.end + 1e-9:
@@ -36,7 +36,7 @@ def done_in_time(promised: list[Promise], now: float) -> bool:
 
 @given(st.lists(WORK, max_size=15))
 def test_whoever_takes_no_more_than_the_plan_allows_breaks_no_promise(work: list[tuple[float, float, float]]) -> None:
-    promised: list[Promise] = []
+    promised: list[AdmittedWork] = []
     now = done = 0.0
     for number, (gap, room, wanted) in enumerate(work):
         now, done = now + gap, done + gap
@@ -48,12 +48,12 @@ def test_whoever_takes_no_more_than_the_plan_allows_breaks_no_promise(work: list
         assert now <= begin
         seconds = min(wanted, due - begin, spare)
         if seconds > 0:
-            insort(promised, Promise(due, number, seconds, due))
+            insort(promised, AdmittedWork(due, number, seconds, due))
         assert done_in_time(promised, now - done)
 
 
 def test_the_plan_allows_all_that_there_is() -> None:
-    promised = [Promise(5.0, 0, 2.0, 5.0), Promise(9.0, 1, 3.0, 12.0)]
+    promised = [AdmittedWork(5.0, 0, 2.0, 5.0), AdmittedWork(9.0, 1, 3.0, 12.0)]
     assert plan(promised, 7.0, 0.0, 0.0) == (2.0, 7.0)  # the second takes until 5 and has to end at 12
     assert plan(promised, 20.0, 0.0, 0.0) == (5.0, math.inf)
     assert plan(promised, 4.0, 0.0, 0.0) == (0.0, 3.0)  # before both, the first has to end at 5
@@ -254,11 +254,11 @@ def test_all_that_yields_holds_half_of_the_queue_until_it_has_ended() -> None:
 
 @given(st.lists(st.floats(0.02, 60.0), max_size=20), st.floats(0.05, 60.0))
 def test_whatever_yields_half_of_a_rankings_time_is_left(others: list[float], seconds: float) -> None:
-    promised: list[Promise] = []
+    promised: list[AdmittedWork] = []
     for number, due in enumerate(others):
         most = seconds_for(promised, due, due, 0.0, yields=True)
         if most > 0.0:
-            insort(promised, Promise(due, number, most, due, yields=True))
+            insort(promised, AdmittedWork(due, number, most, due, yields=True))
     assert seconds_for(promised, seconds, seconds, 0.0) >= (1.0 - YIELDING) * seconds - 1e-9
 
 

@@ -21,7 +21,7 @@ from corella_edge_runtime.llm.contract.messages import Prompt, TokenIds, pack_id
 from corella_edge_runtime.llm.llama import packing
 from corella_edge_runtime.llm.llama.kept import KeptPrefixes, Spare, State, size_class, whole_of
 from corella_edge_runtime.llm.llama.packing import HORIZON, SAFETY, STRANGERS, Base, Room, in_time, line_up
-from corella_edge_runtime.llm.llama.tree import Branches, Leaves, Rows, common_length, unfold
+from corella_edge_runtime.llm.llama.tree import Branches, Leaves, TokenRows, common_length, unfold
 from plain_packing import Ask, Target
 
 IDS = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)
@@ -68,7 +68,7 @@ def decodes(draw: st.DrawFn) -> Branches:
     return branches_of(prompts, [draw(st.integers(0, len(p))) for p in sorted({p.prefix for p in prompts})])
 
 
-def read(k: int, branches: Branches, leaves: Leaves, rows: Rows) -> list[int]:
+def read(k: int, branches: Branches, leaves: Leaves, rows: TokenRows) -> list[int]:
     """The tokens that sequence k holds: what it has before, and its rows in order."""
     group = group_of(branches, k)
     held = leaves.held[group]
@@ -121,7 +121,7 @@ def test_rows_are_those_of_the_plain_tree(branches: Branches, first: int) -> Non
     assert leaves.length == list(map(len, prompts))
     assert leaves.start == [leaf.start for leaf in wanted]
     assert leaves.last == [leaf.last for leaf in wanted]
-    for name in Rows.__slots__:
+    for name in TokenRows.__slots__:
         assert getattr(rows, name).tolist() == getattr(expected, name).tolist(), name
 
 

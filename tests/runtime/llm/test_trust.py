@@ -22,24 +22,24 @@ from corella_edge.errors import BundleError, ComputeError
 from corella_edge_runtime.llm.contract import endings
 from corella_edge_runtime.llm.llama import binding, trust
 from corella_edge_runtime.llm.llama.dangers import TYPES
-from corella_edge_runtime.llm.llama.trust import NONE, OK, PLAIN, Outcome, Verdict, decide, worst
+from corella_edge_runtime.llm.llama.trust import NONE, OK, PLAIN, TrialOutcome, Verdict, decide, worst
 
 KINDS = st.sampled_from(sorted(TYPES.values()))
 OUTCOMES = st.builds(
-    Outcome,
+    TrialOutcome,
     st.one_of(st.floats(0.0, 2.0), st.just(math.nan), st.just(math.inf)),
     st.sampled_from(["", "ended by SIGILL (illegal instruction)"]),
     st.booleans(),
 )
 
 
-def right(kind: str, outcome: Outcome) -> bool:
+def right(kind: str, outcome: TrialOutcome) -> bool:
     most = trust.TOLERANCE if kind in trust.FLOATS else trust.QUANTISED_TOLERANCE
     return not outcome.why and outcome.error <= most
 
 
 @given(KINDS, OUTCOMES, OUTCOMES)
-def test_only_what_computes_right_is_used(kind: str, plain: Outcome, extra: Outcome) -> None:
+def test_only_what_computes_right_is_used(kind: str, plain: TrialOutcome, extra: TrialOutcome) -> None:
     found = decide(kind, plain, extra)
     assert (found.kernels == OK) == (right(kind, plain) and right(kind, extra))
     assert (found.kernels == NONE) == (not right(kind, plain))
@@ -51,8 +51,10 @@ def test_only_what_computes_right_is_used(kind: str, plain: Outcome, extra: Outc
 
 
 @given(KINDS, OUTCOMES, OUTCOMES, st.floats(0.0, 1.0))
-def test_a_smaller_error_never_makes_it_worse(kind: str, plain: Outcome, extra: Outcome, share: float) -> None:
-    better = Outcome(plain.error * share, plain.why), Outcome(extra.error * share, extra.why)
+def test_a_smaller_error_never_makes_it_worse(
+    kind: str, plain: TrialOutcome, extra: TrialOutcome, share: float
+) -> None:
+    better = TrialOutcome(plain.error * share, plain.why), TrialOutcome(extra.error * share, extra.why)
     order = trust.KERNELS.index
     assert order(decide(kind, *better).kernels) <= order(decide(kind, plain, extra).kernels)
 
@@ -70,7 +72,7 @@ def test_whatever_ends_the_process_every_type_has_a_verdict(kinds: list[str], da
     fates = {(kind, extra): data.draw(FATES) for kind in kinds for extra in (False, True)}
     runs: list[int] = []
 
-    def run(steps: Sequence[trust.Step]) -> tuple[str, Outcome | None]:
+    def run(steps: Sequence[trust.Step]) -> tuple[str, TrialOutcome | None]:
         """As a process would: line by line, until a step ends it."""
         runs.append(len(steps))
         said = ["something that a library prints", json.dumps({"variant": "haswell"})]
@@ -78,7 +80,7 @@ def test_whatever_ends_the_process_every_type_has_a_verdict(kinds: list[str], da
             said.append(json.dumps({"begin": list(step)}))
             fate = fates[step]
             if fate in ("SIGILL", "hang"):
-                return "\n".join([*said, ""]), Outcome(why=fate, lasting=fate != "hang")
+                return "\n".join([*said, ""]), TrialOutcome(why=fate, lasting=fate != "hang")
             said.append(json.dumps({"error": 0.0 if fate == "right" else 1.0}))
         return "\n".join([*said, ""]), None
 

@@ -14,14 +14,14 @@ from corella_edge.errors import CorellaError
 from corella_edge_runtime.batch import Tally
 from corella_edge_runtime.partitions import scoring
 from corella_edge_runtime.partitions.layout import partitions
-from corella_edge_runtime.partitions.worker import Worker, raised
+from corella_edge_runtime.partitions.worker import EngineWorker, raised
 
 OPTIONS = {"llm": None, "require_llm": False, "threshold": "ratio:0.3", "deterministic": False}
 
 
-def worker(bundle: Path, **changes: Any) -> Worker:
+def worker(bundle: Path, **changes: Any) -> EngineWorker:
     told = {"manifest": sha256(bundle / MANIFEST), "release": corella_edge.__version__, "cpus": 1, **changes}
-    return Worker(str(bundle), options=OPTIONS, **told)
+    return EngineWorker(str(bundle), options=OPTIONS, **told)
 
 
 def test_a_worker_gives_the_same_bytes_as_this_process(
@@ -53,7 +53,7 @@ def test_what_differs_on_its_machine_is_told(crm_bundle: Path, changes: dict, co
 
 
 def test_a_bundle_that_is_not_there_is_told(crm_bundle: Path, tmp_path: Path) -> None:
-    own = Worker(str(tmp_path / "none"), "0" * 64, corella_edge.__version__, 1, OPTIONS)
+    own = EngineWorker(str(tmp_path / "none"), "0" * 64, corella_edge.__version__, 1, OPTIONS)
     with pytest.raises(CorellaError, match="workers need the bundle on a path that all of them reach"):
         raised(own.open())
 

@@ -127,6 +127,9 @@ class FakeRanker:
     def gate_inputs(self, request: Request, scores: Scores) -> dict[str, Any]:
         return {}
 
+    def told(self) -> list[str]:
+        return ["threshold ratio:0.05"]
+
     def warm_up(self) -> None:
         self.warm = True
 

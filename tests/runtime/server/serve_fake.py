@@ -24,6 +24,9 @@ OPTIONS = json.loads(sys.argv[1])
 
 
 class Slow(FakeRanker):
+    def told(self) -> list[str]:
+        return ["threshold ratio:0.05"]
+
     def warm_up(self) -> None:
         time.sleep(OPTIONS.get("load_seconds", 0.0))
         if "load_error" in OPTIONS:

@@ -18,7 +18,7 @@ from corella_edge_runtime.server.following import Follower, VersionSource, open_
 from corella_edge_runtime.server.service import Service
 from corella_edge_runtime.site import layout as sites
 from corella_edge_runtime.site.deployment import promoted, rolled_back, with_canary, without_canary
-from corella_edge_runtime.site.layout import Running, Serving, VersionRefusal
+from corella_edge_runtime.site.layout import RunningVersion, Serving, VersionRefusal
 from fake_versions import Shelf, toy_bundle
 
 
@@ -131,7 +131,7 @@ def test_it_begins_with_the_live_version_and_says_so(site: Path, ids: list[str],
         await server.dealt_with(1)
         state, live = server.says, server.fleet.live
         since = live.since.isoformat(timespec="milliseconds")
-        assert state == Serving(os.getpid(), 1, Running(ids[0], "toy@0", since))
+        assert state == Serving(os.getpid(), 1, RunningVersion(ids[0], "toy@0", since))
         assert live.ranker.warmed == 1
         assert sites.server_runs(site)
 
@@ -229,8 +229,8 @@ def test_each_swap_canary_and_end_has_a_line_in_the_log(
         await server.dealt_with(server.change(without_canary))
         await server.until(lambda: f"{ids[2]} is closed" in caplog.messages)
         assert caplog.messages == [
-            f"{ids[1]} serves now (was {ids[0]})", f"{ids[0]} is closed",
-            f"{ids[2]} answers 0.3 of the users", f"{ids[2]} is closed",
+            f"{ids[1]} is loaded: threshold ratio:0.05", f"{ids[1]} serves now (was {ids[0]})", f"{ids[0]} is closed",
+            f"{ids[2]} is loaded: threshold ratio:0.05", f"{ids[2]} answers 0.3 of the users", f"{ids[2]} is closed",
         ]  # fmt: skip
         await server.dealt_with(server.change(rolled_back))
         assert f"{ids[0]} serves now (was {ids[1]})" in caplog.messages

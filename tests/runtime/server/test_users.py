@@ -31,7 +31,7 @@ from corella_edge_runtime.machine.timekeeping import Reading, read_clocks
 from corella_edge_runtime.server.routes.users import _LOG_SECONDS
 from corella_edge_runtime.store.events import parse_events
 from corella_edge_runtime.store.users import UserStore
-from corella_edge_runtime.store.writer import Step
+from corella_edge_runtime.store.writer import WriteStep
 from json_schema import SCHEMAS, documents, valid
 
 SCRIPT = Path(__file__).with_name("serve_cli.py")
@@ -198,7 +198,7 @@ def test_without_a_store_the_answer_says_which_option_gives_one(site: Any) -> No
 def hold_disk(store: UserStore) -> threading.Event:
     """The writer waits until the event is set."""
     gate = threading.Event()
-    store._writer.submit(Step(lambda db: gate.wait(20)))
+    store._writer.submit(WriteStep(lambda db: gate.wait(20)))
     return gate
 
 
@@ -238,8 +238,8 @@ def test_what_is_under_way_is_finished_while_stopping_and_more_is_refused(site: 
 
 
 def limit_pages(store: UserStore, more: int) -> None:
-    count = store._writer.submit(Step(lambda db: db.execute("PRAGMA page_count").fetchone()[0])).result()
-    store._writer.submit(Step(lambda db: db.execute(f"PRAGMA max_page_count = {count + more}"))).result()
+    count = store._writer.submit(WriteStep(lambda db: db.execute("PRAGMA page_count").fetchone()[0])).result()
+    store._writer.submit(WriteStep(lambda db: db.execute(f"PRAGMA max_page_count = {count + more}"))).result()
 
 
 def test_a_full_disk_is_507_until_there_is_room(site: Any, store: UserStore, caplog: pytest.LogCaptureFixture) -> None:

@@ -21,7 +21,7 @@ from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import BundleError, InputError
 from corella_edge_runtime.site import layout as site
 from corella_edge_runtime.site.deployment import Deployment, promoted, rolled_back, with_canary
-from corella_edge_runtime.site.layout import Running, Serving, VersionRefusal
+from corella_edge_runtime.site.layout import RunningVersion, Serving, VersionRefusal
 from fake_versions import toy_bundle
 
 
@@ -185,7 +185,7 @@ def test_what_is_in_use_is_never_removed(root: Path, bundles: list[Path]) -> Non
 
 def test_a_version_that_a_server_still_serves_is_not_removed(root: Path, bundles: list[Path]) -> None:
     second, _ = site.add(root, bundles[1])
-    site.write_serving(root, Serving(1, 1, Running(second, "toy@1", "2024-01-01")))
+    site.write_serving(root, Serving(1, 1, RunningVersion(second, "toy@1", "2024-01-01")))
     lock = site.server_lock(root)
     with pytest.raises(InputError, match="still serves"):
         site.remove(root, second)
@@ -247,7 +247,7 @@ def test_looking_whether_a_server_runs_never_keeps_one_from_starting(root: Path)
 
 def test_what_a_server_says_of_itself_comes_back(root: Path) -> None:
     assert site.read_serving(root) is None
-    live, canary = Running("a", "toy@0", "2024-01-01"), Running("b", "toy@1", "2024-01-02", 0.25)
+    live, canary = RunningVersion("a", "toy@0", "2024-01-01"), RunningVersion("b", "toy@1", "2024-01-02", 0.25)
     for state in (
         Serving(7),
         Serving(7, 3, live),
@@ -262,7 +262,7 @@ def test_what_a_server_says_of_itself_comes_back(root: Path) -> None:
 
 
 def test_what_became_of_a_deployment() -> None:
-    wanted, live = Deployment("a", serial=5), Running("a", "toy@0", "")
+    wanted, live = Deployment("a", serial=5), RunningVersion("a", "toy@0", "")
     assert site.outcome(None, wanted) == site.outcome(Serving(1, 4, live), wanted) == "waiting"
     assert site.outcome(Serving(1, 5, live), wanted) == "serving"
     assert site.outcome(Serving(1, 5, live, None, VersionRefusal("a", 4, "", "")), wanted) == "serving"

@@ -26,7 +26,7 @@ from corella_edge_runtime.store.cache import UserCache
 from corella_edge_runtime.store.events import NewEvents, new_events
 from corella_edge_runtime.store.rows import Types
 from corella_edge_runtime.store.users import UserStore
-from corella_edge_runtime.store.writer import Step
+from corella_edge_runtime.store.writer import WriteStep
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=MAX_ID_CHARS)
@@ -135,7 +135,7 @@ def test_a_retry_with_its_key_adds_nothing(store: UserStore) -> None:
 def test_a_key_of_other_events_is_refused_and_costs_nobody_else(store: UserStore, again: Any) -> None:
     store.append("u", [Event("a")], None, "k")
     gate = threading.Event()
-    store._writer.submit(Step(lambda db: gate.wait(20)))
+    store._writer.submit(WriteStep(lambda db: gate.wait(20)))
     wrong = store.append_soon(NewEvents("u", tuple(again[0]), again[1], "k"))
     right = store.append_soon(NewEvents("u", (Event("c"),)))
     gate.set()
@@ -219,21 +219,21 @@ def test_sixteen_threads_append_and_read_without_losing_or_mixing_anything(store
 
 def test_appends_that_wait_share_one_commit_that_is_synced(store: UserStore) -> None:
     said: list[str] = []
-    store._writer.submit(Step(lambda db: db.set_trace_callback(said.append))).result()
+    store._writer.submit(WriteStep(lambda db: db.set_trace_callback(said.append))).result()
     gate = threading.Event()
-    store._writer.submit(Step(lambda db: gate.wait(20)))
+    store._writer.submit(WriteStep(lambda db: gate.wait(20)))
     waiting = [store.append_soon(NewEvents(f"u{i}", (Event("a"),))) for i in range(50)]
     gate.set()
     assert [future.result() for future in waiting] == [1] * 50
     assert said.count("COMMIT") == 2  # the gate's own, and that of all 50
-    modes = [store._writer.submit(Step(lambda db, m=m: db.execute(f"PRAGMA {m}").fetchone()[0])).result()
+    modes = [store._writer.submit(WriteStep(lambda db, m=m: db.execute(f"PRAGMA {m}").fetchone()[0])).result()
              for m in ("journal_mode", "synchronous", "secure_delete")]  # fmt: skip
     assert modes == ["wal", 2, 1]
 
 
 def test_an_append_that_nobody_waits_for_any_more_is_dropped_whole(store: UserStore) -> None:
     gate = threading.Event()
-    store._writer.submit(Step(lambda db: gate.wait(20)))
+    store._writer.submit(WriteStep(lambda db: gate.wait(20)))
     waiting = [store.append_soon(NewEvents("u", (Event(item),))) for item in "abc"]
     assert waiting[1].cancel()
     gate.set()
@@ -248,8 +248,8 @@ def test_a_step_that_fails_leaves_nothing_and_the_others_go_on(store: UserStore)
 
     store.append("u", [Event("a")])
     gate = threading.Event()
-    store._writer.submit(Step(lambda db: gate.wait(20)))
-    failing, after = store._writer.submit(Step(half)), store.append_soon(NewEvents("u", (Event("b"),)))
+    store._writer.submit(WriteStep(lambda db: gate.wait(20)))
+    failing, after = store._writer.submit(WriteStep(half)), store.append_soon(NewEvents("u", (Event("b"),)))
     gate.set()
     with pytest.raises(ZeroDivisionError):
         failing.result()

@@ -19,7 +19,7 @@ from corella_edge.errors import StoreFullError
 from corella_edge.request import Event
 from corella_edge_runtime.store.events import NewEvents
 from corella_edge_runtime.store.users import UserStore
-from corella_edge_runtime.store.writer import Step
+from corella_edge_runtime.store.writer import WriteStep
 
 CHILD = Path(__file__).with_name("store_child.py")
 KILLS = 15
@@ -32,8 +32,8 @@ def items(store: UserStore, user_id: str) -> list[str]:
 
 def limit_pages(store: UserStore, more: int) -> None:
     """Let the file grow by so many pages."""
-    count = store._writer.submit(Step(lambda db: db.execute("PRAGMA page_count").fetchone()[0])).result()
-    store._writer.submit(Step(lambda db: db.execute(f"PRAGMA max_page_count = {count + more}"))).result()
+    count = store._writer.submit(WriteStep(lambda db: db.execute("PRAGMA page_count").fetchone()[0])).result()
+    store._writer.submit(WriteStep(lambda db: db.execute(f"PRAGMA max_page_count = {count + more}"))).result()
 
 
 def test_without_room_an_append_is_one_error_and_wholly_absent(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from corella_edge_runtime.store.events import NewEvents
 from corella_edge_runtime.store.opening import LOCKS, beside
 from corella_edge_runtime.store.presence import Index, is_moved
 from corella_edge_runtime.store.users import UserStore
-from corella_edge_runtime.store.writer import Step
+from corella_edge_runtime.store.writer import WriteStep
 
 
 def items(store: UserStore, user_id: str) -> list[str]:
@@ -204,7 +204,7 @@ def test_what_vanishes_during_the_commit_is_not_acknowledged(tmp_path: Path) -> 
     path = tmp_path / "users.db"
     with UserStore.open(path) as store:
         store.append("u", [Event("a")])
-        lost = store._writer.submit(Step(lambda db: move(path)))
+        lost = store._writer.submit(WriteStep(lambda db: move(path)))
         with pytest.raises(StoreGoneError):
             lost.result()
         waiting = [store.append_soon(NewEvents("u", (Event("b"),))) for _ in range(20)]

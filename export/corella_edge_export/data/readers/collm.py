@@ -20,8 +20,8 @@ from corella_edge.errors import InputError
 from corella_edge.history import MAX_TIME
 from corella_edge_export.data.contract import SPLIT_ROWS, PublishedSplits, RawData, Reader
 from corella_edge_export.data.prepared import SPLITS
-from corella_edge_export.data.readers import film_abstracts, titles
 from corella_edge_export.data.readers import movielens as ml_1m
+from corella_edge_export.data.readers import movielens_abstracts, titles
 from corella_edge_export.data.readers.delimited import Table, read_table
 
 LICENCE = f"CoLLM's code and split: BSD-3-Clause; the data: {ml_1m.LICENCE}"
@@ -222,7 +222,7 @@ def _items(rows: pl.DataFrame, movies: Table | None, abstracts: Table | None) ->
 def _found(films: pl.DataFrame, abstracts: Table) -> pl.DataFrame:
     """`genres` and `abstract` of each film, null where it is not among the abstracts."""
     wanted = films.select(titles.bare("title"), titles.year("title").cast(pl.Int64).alias("year"))
-    places = pl.Series(film_abstracts.find(abstracts.frame, wanted.iter_rows()), dtype=pl.UInt32)
+    places = pl.Series(movielens_abstracts.find(abstracts.frame, wanted.iter_rows()), dtype=pl.UInt32)
     return abstracts.frame.select(pl.col("genres").gather(places), pl.col("abstract").gather(places))
 
 

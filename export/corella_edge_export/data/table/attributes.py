@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from corella_edge_export.data.table.description import AttributeKind
-from corella_edge_export.data.table.keys import Section
+from corella_edge_export.data.table.keys import KeyTable
 
 KINDS = get_args(AttributeKind)
 LISTS = ("multi", "sequence")  # the kinds with several values
@@ -22,7 +22,7 @@ class Attribute:
     separator: str = ""
 
 
-def parse_attributes(section: Section) -> dict[str, Attribute]:
+def parse_attributes(section: KeyTable) -> dict[str, Attribute]:
     """The keys `text` and `attributes` of [items] or [users]: name → attribute. Raises InputError."""
     found = {column: Attribute("text", (column,)) for column in section.texts("text", ())}
     table = section.table("attributes")
@@ -36,20 +36,20 @@ def parse_attributes(section: Section) -> dict[str, Attribute]:
     return found
 
 
-def _of_text(section: Section, name: str, value: Any) -> Attribute:
+def _of_text(section: KeyTable, name: str, value: Any) -> Attribute:
     if not isinstance(value, str):
         section.refuse(name, f"expected a kind ({', '.join(KINDS)}), got {value!r}")
     kind, _, separator = value.partition(":")
     return _checked(section, name, kind, separator, (name,))
 
 
-def _of_table(section: Section, name: str, value: dict[str, Any]) -> Attribute:
+def _of_table(section: KeyTable, name: str, value: dict[str, Any]) -> Attribute:
     if "kind" not in value:
         problem = (
             f'has no kind; a column with a dot in its name is written in quotes, "{name}.{next(iter(value), "x")}"'
         )
         section.refuse(name, problem)
-    table = Section(value, section.place(name), ("kind", "column", "columns", "separator"))
+    table = KeyTable(value, section.place(name), ("kind", "column", "columns", "separator"))
     if table.has("column") and table.has("columns"):
         table.refuse("columns", "does not fit column; keep one")
     columns = table.texts("columns", ()) or (table.text("column", name),)
@@ -59,7 +59,7 @@ def _of_table(section: Section, name: str, value: dict[str, Any]) -> Attribute:
     return attribute
 
 
-def _checked(section: Section, name: str, kind: str, separator: str, columns: tuple[str, ...]) -> Attribute:
+def _checked(section: KeyTable, name: str, kind: str, separator: str, columns: tuple[str, ...]) -> Attribute:
     if kind not in KINDS:
         section.refuse(name, f"{kind!r} is none of {', '.join(KINDS)}")
     if separator and kind not in LISTS:

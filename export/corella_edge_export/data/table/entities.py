@@ -26,7 +26,7 @@ _SHOWN = 3  # ids in a note or an error
 
 
 @dataclass(frozen=True)
-class Source:
+class EntitySource:
     """Where the rows of one kind of entity are.
 
     Attributes:
@@ -55,7 +55,9 @@ def wanted_columns(entities: Entities, table: str) -> dict[str, str]:
     return found
 
 
-def own_files(db: duckdb.DuckDBPyConnection, kind: str, entities: Entities, raw: RawTable) -> tuple[Source, list[str]]:
+def own_files(
+    db: duckdb.DuckDBPyConnection, kind: str, entities: Entities, raw: RawTable
+) -> tuple[EntitySource, list[str]]:
     """Entities with files of their own, and notes. Raises InputError for a row without an id."""
     files = raw.files
     text = present(raw.columns[entities.id], files.missing)
@@ -69,16 +71,16 @@ def own_files(db: duckdb.DuckDBPyConnection, kind: str, entities: Entities, raw:
     if raw.bad:
         notes.append(f"{raw.bad:,} rows of the {kind} table could not be read and were left out")
     seen = f"(FROM {kind}_seen WHERE id IS NOT NULL)"
-    return Source(kind, entities, files, raw, seen, seen), notes
+    return EntitySource(kind, entities, files, raw, seen, seen), notes
 
 
-def from_events(kind: str, entities: Entities, raw: RawTable, some: str = "true") -> Source:
+def from_events(kind: str, entities: Entities, raw: RawTable, some: str = "true") -> EntitySource:
     """Entities whose columns stand in the events' table: of the rows that are kept and meet the condition `some`."""
-    rows = f"(SELECT *, {kind}_id AS id FROM judged WHERE verdict = 0 AND {some})"
-    return Source(kind, entities, raw.files, raw, rows, f"(SELECT row, {kind}_id AS id FROM events WHERE {some})")
+    rows = f"(SELECT *, {kind}_id AS id FROM kept_rows WHERE {some})"
+    return EntitySource(kind, entities, raw.files, raw, rows, f"(SELECT row, {kind}_id AS id FROM events WHERE {some})")
 
 
-def make_table(db: duckdb.DuckDBPyConnection, source: Source) -> list[str]:
+def make_table(db: duckdb.DuckDBPyConnection, source: EntitySource) -> list[str]:
     """The table `items` or `users`, one row an id; returns notes.
 
     Where an id has several values, the one of most rows is taken, and of as many the first.
@@ -108,7 +110,9 @@ def make_table(db: duckdb.DuckDBPyConnection, source: Source) -> list[str]:
     return notes
 
 
-def _make_values(db: duckdb.DuckDBPyConnection, source: Source, attribute: str, kind: str, place: int) -> list[str]:
+def _make_values(
+    db: duckdb.DuckDBPyConnection, source: EntitySource, attribute: str, kind: str, place: int
+) -> list[str]:
     """The table of one value an id, typed; returns a note where ids had several."""
     entities, texts = source.entities, f"{source.kind}_texts"
     columns = source.texts(entities.title if attribute == "title" and entities.title else attribute)
@@ -135,7 +139,7 @@ def _make_values(db: duckdb.DuckDBPyConnection, source: Source, attribute: str, 
     return _several(db, source, attribute, table)
 
 
-def _several(db: duckdb.DuckDBPyConnection, source: Source, attribute: str, table: str) -> list[str]:
+def _several(db: duckdb.DuckDBPyConnection, source: EntitySource, attribute: str, table: str) -> list[str]:
     ids = one(db, f"SELECT count(*) FROM {table} WHERE several > 1")[0]
     if not ids:
         return []
@@ -206,7 +210,7 @@ def _wrong(
 
 
 def _check(
-    db: duckdb.DuckDBPyConnection, source: Source, column: str, text: str, wrong: tuple[str, str] | None
+    db: duckdb.DuckDBPyConnection, source: EntitySource, column: str, text: str, wrong: tuple[str, str] | None
 ) -> None:
     if wrong is None:
         return

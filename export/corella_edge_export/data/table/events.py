@@ -24,7 +24,6 @@ _ZONE = r"(Z|UTC|:[0-9:.]*[+-][0-9]{2}(:?[0-9]{2})?)$"  # at the end of a time i
 _UNITS = {"s": 1, "timestamp": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _EXCEL_EPOCH = 25_569  # days from 1899-12-30, where spreadsheets begin to count, to 1970
-_COLUMNS = ("row", "part", "user_id", "item_id", "rating", "label", "timestamp", "quantity", "event_type")
 _KEPT = 0
 
 
@@ -46,7 +45,7 @@ class Rule:
 def load_events(
     db: duckdb.DuckDBPyConnection, description: Description, raw: RawTable, ledger: Ledger, now: float | None = None
 ) -> None:
-    """Make the table `events` from the raw one; the view `judged` has all rows, `verdict` 0 for those kept.
+    """Make the table `events` from the raw one, and the view `kept_rows`: raw rows that no rule drops, with their ids.
 
     Args:
         now: the present, in Unix seconds; later events are refused.
@@ -57,18 +56,18 @@ def load_events(
     latest = int(time.time() if now is None else now) + _DAY
     rules = list(_rules(description, raw, latest))
     db.execute(_judged(description, raw, rules))
-    counts = {
-        verdict: (rows, first)
-        for verdict, rows, first in db.execute(
-            "SELECT verdict, count(*), min(row) FROM judged GROUP BY verdict"
-        ).fetchall()
-    }
+    # Kept, since a verdict costs more than all else that is read of a row, and few rows have another one than `_KEPT`.
+    db.execute(f"CREATE TABLE dropped_rows AS SELECT row, verdict FROM judged WHERE verdict <> {_KEPT}")
+    found = db.execute("SELECT verdict, count(*), min(row) FROM dropped_rows GROUP BY verdict").fetchall()
+    counts = {verdict: (rows, first) for verdict, rows, first in found}
     _refuse(db, description, raw, rules, counts, latest)
     ledger.read += raw.rows + raw.bad
     ledger.drop("a row that cannot be read", raw.bad)
     for verdict, rule in enumerate(rules, 1):
         ledger.drop(rule.dropped, counts.get(verdict, (0, 0))[0])
-    _keep(db, description, ledger)
+    _keep(db, description, ledger, all_kept=not counts)
+    db.execute("DROP VIEW judged")
+    db.execute(_kept_rows(description, raw))
 
 
 def _judged(description: Description, raw: RawTable, rules: list[Rule]) -> str:
@@ -77,6 +76,15 @@ def _judged(description: Description, raw: RawTable, rules: list[Rule]) -> str:
     return f"""
         CREATE VIEW judged AS WITH seen AS ({_seen(description, raw)})
         SELECT *, CASE {cases} ELSE {_KEPT} END AS verdict FROM seen"""
+
+
+def _kept_rows(description: Description, raw: RawTable) -> str:
+    events = description.events
+    user, item = (present(raw.columns[column], events.files.missing) for column in (events.user, events.item))
+    ids = f"{user} AS user_id, {item} AS item_id"
+    return f"""
+        CREATE VIEW kept_rows AS SELECT * FROM (SELECT rowid AS row, {ids}, * FROM {raw.name})
+        ANTI JOIN dropped_rows USING (row)"""
 
 
 def _seen(description: Description, raw: RawTable) -> str:
@@ -243,13 +251,13 @@ def _about_time(description: Description, value: str, moment: int | None, latest
     return f" is {day}, which is not between 1995 and now; {remedy}"
 
 
-def _keep(db: duckdb.DuckDBPyConnection, description: Description, ledger: Ledger) -> None:
+def _keep(db: duckdb.DuckDBPyConnection, description: Description, ledger: Ledger, all_kept: bool) -> None:
     """The table `events` of the rows that are left; `repeats` is the last reason for dropping one."""
     label, repeats = description.label, description.events.repeats
     liked = "1" if label.positives_only else "liked" if label.column else f"rating > {label.like_above!r}"
     columns = f"""row, part, user_id, item_id, CAST(rating AS FLOAT) AS rating, CAST({liked} AS TINYINT) AS label,
         moment AS "timestamp", quantity, event_type"""
-    query = f"SELECT {columns} FROM judged WHERE verdict = {_KEPT}"
+    query = f"SELECT {columns} FROM judged" + ("" if all_kept else f" WHERE verdict = {_KEPT}")
     if repeats != "keep":
         order = "DESC" if repeats == "last" else "ASC"
         same = [

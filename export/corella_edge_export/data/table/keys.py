@@ -19,7 +19,7 @@ class _Needed:
 _NEEDED: Any = _Needed()
 
 
-class Section:
+class KeyTable:
     """A table whose keys are all among `known`.
 
     Every reading method takes the key and what holds where it is not given, and raises InputError for a value of
@@ -35,19 +35,19 @@ class Section:
             if key not in known:
                 self.refuse(key, "unknown key" + (meant(key, known) or f"; known keys: {', '.join(known)}"))
 
-    def section(self, key: str, known: Sequence[str]) -> Section:
+    def section(self, key: str, known: Sequence[str]) -> KeyTable:
         """The table below `key`, which must be there."""
         if key not in self._table:
             raise InputError(f"{self._place.name}: the table [{key}] is missing")
-        return Section(self._table[key], self._place.at(key), known)
+        return KeyTable(self._table[key], self._place.at(key), known)
 
-    def optional(self, key: str, known: Sequence[str]) -> Section:
+    def optional(self, key: str, known: Sequence[str]) -> KeyTable:
         """The table below `key`, empty where it is not given."""
-        return Section(self._table.get(key, {}), self._place.at(key), known)
+        return KeyTable(self._table.get(key, {}), self._place.at(key), known)
 
-    def below(self, key: str, known: Sequence[str]) -> Section:
+    def below(self, key: str, known: Sequence[str]) -> KeyTable:
         """The table below `key`, to refuse something in it; its keys are not looked at again."""
-        return Section({}, self._place.at(key), known)
+        return KeyTable({}, self._place.at(key), known)
 
     def place(self, key: str) -> Place:
         """Where `key` stands."""
@@ -134,7 +134,7 @@ class Section:
         return dict(self._get(key, {}, Mapping, "a table, { column = ... }"))
 
 
-def find_files(section: Section, key: str, folder: Path) -> tuple[Path, ...]:
+def find_files(section: KeyTable, key: str, folder: Path) -> tuple[Path, ...]:
     """The files that a list of paths and patterns such as "*.csv.gz" names; those of a pattern by name.
 
     Raises:
@@ -156,7 +156,7 @@ def find_files(section: Section, key: str, folder: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _file(section: Section, key: str, path: Path, given: str) -> Path:
+def _file(section: KeyTable, key: str, path: Path, given: str) -> Path:
     if not path.exists():
         near = meant(path.name, [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else [])
         section.refuse(key, f"{path}: no such file{near}")
@@ -165,7 +165,7 @@ def _file(section: Section, key: str, path: Path, given: str) -> Path:
     return path
 
 
-def _matching(section: Section, key: str, folder: Path, pattern: str) -> list[Path]:
+def _matching(section: KeyTable, key: str, folder: Path, pattern: str) -> list[Path]:
     path = Path(pattern)
     root, rest = (Path(path.anchor), str(path.relative_to(path.anchor))) if path.is_absolute() else (folder, pattern)
     found = sorted(path for path in root.glob(rest) if path.is_file())

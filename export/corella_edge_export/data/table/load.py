@@ -63,7 +63,7 @@ def load(
     """
     say = progress or (lambda message: None)
     db.create_function(PLAIN, plain, ["VARCHAR"], "VARCHAR")
-    reading = _Reading(description, db, say)
+    reading = _TablesReading(description, db, say)
     events = reading.events()
     say("judging rows")
     load_events(db, description, events, ledger, now)
@@ -104,7 +104,7 @@ def _of_training(db: duckdb.DuckDBPyConnection, kind: str, entities: Entities, e
     db.execute(f"DROP TABLE {table}; DROP TABLE {table}_of_all; ALTER TABLE settled RENAME TO {table}")
 
 
-class _Reading:
+class _TablesReading:
     """The raw tables of a description, and what is learnt on the way."""
 
     def __init__(self, description: Description, db: duckdb.DuckDBPyConnection, say: Progress) -> None:
@@ -142,7 +142,8 @@ class _Reading:
 
     def close(self) -> None:
         """Give back the room of the raw tables."""
-        self._db.execute("DROP VIEW judged; DROP VIEW IF EXISTS item_seen; DROP VIEW IF EXISTS user_seen")
+        self._db.execute("DROP VIEW kept_rows; DROP TABLE dropped_rows")
+        self._db.execute("DROP VIEW IF EXISTS item_seen; DROP VIEW IF EXISTS user_seen")
         for table in self.tables:
             self._db.execute(f"DROP TABLE {table.name} CASCADE")
 

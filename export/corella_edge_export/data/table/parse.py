@@ -25,7 +25,7 @@ from corella_edge_export.data.table.description import (
     SplitPlan,
     SplitRule,
 )
-from corella_edge_export.data.table.keys import Section, find_files
+from corella_edge_export.data.table.keys import KeyTable, find_files
 from corella_edge_export.data.table.rules import comparison
 from corella_edge_export.toml_text import Place
 from corella_edge_export.toml_text import parse as parse_toml
@@ -65,7 +65,7 @@ def parse_description(text: str, folder: Path, name: str = "data.toml") -> Descr
     place = Place(name, text)
     table = parse_toml(text, name, InputError)
     _refuse_choices(table, place)
-    top = Section(table, place, _TOP)
+    top = KeyTable(table, place, _TOP)
     split, parts = _split(top.section("split", _SPLIT), folder)
     events = _events(top.section("events", (*_FILES, *_EVENTS)), folder, parts)
     label = _label(top.section("label", _LABEL))
@@ -105,14 +105,14 @@ def _choices(value: Any, place: Place) -> Iterator[tuple[Place, str]]:
             yield from _choices(below, place)
 
 
-def _name(top: Section) -> str:
+def _name(top: KeyTable) -> str:
     name: str = top.text("name")
     if not name.strip() or len(name) > 64 or not name.isprintable():
         top.refuse("name", f"{name!r} is no name of 1 to 64 letters")
     return name
 
 
-def _split(section: Section, folder: Path) -> tuple[SplitPlan, dict[str, tuple[Path, ...]]]:
+def _split(section: KeyTable, folder: Path) -> tuple[SplitPlan, dict[str, tuple[Path, ...]]]:
     rule = section.choice("rule", get_args(SplitRule))
     parts = {part: find_files(section, part, folder) for part in PARTS} if rule == "files" else {}
     for key in PARTS if rule != "files" else ():
@@ -133,21 +133,21 @@ def _split(section: Section, folder: Path) -> tuple[SplitPlan, dict[str, tuple[P
     return plan, parts
 
 
-def _hidden(section: Section) -> float | None:
+def _hidden(section: KeyTable) -> float | None:
     share = section.share("hide_items", 0.0)
     if share == 1:
         section.refuse("hide_items", "1 hides every item, and nothing is left to train on")
     return share or None
 
 
-def _shares(section: Section) -> tuple[float, float, float]:
+def _shares(section: KeyTable) -> tuple[float, float, float]:
     shares = section.numbers("shares", (0.8, 0.1, 0.1))
     if len(shares) != 3 or min(shares) < 0 or not shares[0] or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         section.refuse("shares", f"{list(shares)} are not three shares (train, valid, test) with the sum 1")
     return (shares[0], shares[1], shares[2])
 
 
-def _events(section: Section, folder: Path, parts: Mapping[str, tuple[Path, ...]]) -> Events:
+def _events(section: KeyTable, folder: Path, parts: Mapping[str, tuple[Path, ...]]) -> Events:
     if parts:
         section.forbid("files", 'does not fit [split] rule = "files", which names the files of each part; keep one')
     unit = section.text("time_unit") if section.has("time") else section.text("time_unit", "")
@@ -172,7 +172,7 @@ def _events(section: Section, folder: Path, parts: Mapping[str, tuple[Path, ...]
     )
 
 
-def _files(section: Section, paths: tuple[Path, ...] | None, folder: Path) -> Files:
+def _files(section: KeyTable, paths: tuple[Path, ...] | None, folder: Path) -> Files:
     paths = paths or find_files(section, "files", folder)
     kind = section.choice("format", get_args(Format), _format(section, paths))
     for key in _CSV_KEYS if kind != "csv" else ():
@@ -201,7 +201,7 @@ def _files(section: Section, paths: tuple[Path, ...] | None, folder: Path) -> Fi
     )
 
 
-def _format(section: Section, paths: tuple[Path, ...]) -> Format:
+def _format(section: KeyTable, paths: tuple[Path, ...]) -> Format:
     """By the files' names."""
     kinds: dict[Format, str] = {}
     for path in paths:
@@ -218,7 +218,7 @@ def _format_of(path: Path) -> Format:
     return "jsonl" if last in _JSON_ENDINGS else "parquet" if last in _PARQUET_ENDINGS else "csv"
 
 
-def _dialect(section: Section) -> tuple[str, str, str]:
+def _dialect(section: KeyTable) -> tuple[str, str, str]:
     separator, quote, escape = section.text("separator", ","), section.text("quote", '"'), section.text("escape", "")
     if not 1 <= len(separator.encode()) <= _LONGEST_SEPARATOR or set(separator) & {"\n", "\r", "\0"}:
         section.refuse("separator", f'{separator!r} is no separator: 1 to 4 bytes, no line end; a tab is "\\t"')
@@ -230,7 +230,7 @@ def _dialect(section: Section) -> tuple[str, str, str]:
     return separator, quote, escape
 
 
-def _encoding(section: Section) -> str:
+def _encoding(section: KeyTable) -> str:
     name = section.text("encoding", "utf-8")
     try:
         "".encode(name)
@@ -240,7 +240,7 @@ def _encoding(section: Section) -> str:
         section.refuse("encoding", f"{name!r} is no encoding that Python knows, such as utf-8, latin-1, cp1252, utf-16")
 
 
-def _check_pattern(section: Section, pattern: str) -> None:
+def _check_pattern(section: KeyTable, pattern: str) -> None:
     if "%" not in pattern:
         section.refuse("time_unit", f'{pattern!r} is none of {", ".join(TIMES)} and no pattern such as "%Y-%m-%d"')
     try:
@@ -249,7 +249,7 @@ def _check_pattern(section: Section, pattern: str) -> None:
         section.refuse("time_unit", f"{pattern!r} is no pattern: {str(error).split(': ', 2)[-1]}")
 
 
-def _timezone(section: Section) -> str:
+def _timezone(section: KeyTable) -> str:
     name: str = section.text("timezone", "UTC")
     try:
         duckdb.connect().execute("SELECT timezone(?, TIMESTAMP '2020-01-01')", [name])
@@ -258,7 +258,7 @@ def _timezone(section: Section) -> str:
     return name
 
 
-def _drop(section: Section) -> dict[str, str]:
+def _drop(section: KeyTable) -> dict[str, str]:
     rules = section.table("drop")
     for column, rule in rules.items():
         below = section.below("drop", tuple(rules))
@@ -271,14 +271,14 @@ def _drop(section: Section) -> dict[str, str]:
     return rules
 
 
-def _check_expression(section: Section, key: str, expression: str) -> None:
+def _check_expression(section: KeyTable, key: str, expression: str) -> None:
     try:
         duckdb.connect().execute("SELECT regexp_matches('', ?)", [expression])
     except duckdb.Error as error:
         section.refuse(key, f"{expression!r} is no regular expression: {str(error).partition(': ')[2]}")
 
 
-def _label(section: Section) -> Label:
+def _label(section: KeyTable) -> Label:
     given = [key for key in ("rating", "column") if section.has(key)]
     given += ["positives_only"] * section.flag("positives_only", False)
     if len(given) != 1:
@@ -296,7 +296,7 @@ def _label(section: Section) -> Label:
     )
 
 
-def _negatives(top: Section, label: Label) -> Negatives | None:
+def _negatives(top: KeyTable, label: Label) -> Negatives | None:
     if not label.positives_only:
         top.forbid("negatives", "belongs to positives_only = true; here [label] decides what is a dislike")
         return None
@@ -318,7 +318,7 @@ def _negatives(top: Section, label: Label) -> Negatives | None:
     )
 
 
-def _check_roles(top: Section, events: Events, label: Label, split: SplitPlan) -> None:
+def _check_roles(top: KeyTable, events: Events, label: Label, split: SplitPlan) -> None:
     """What one table says about another."""
     absent = {
         role
@@ -335,7 +335,7 @@ def _check_roles(top: Section, events: Events, label: Label, split: SplitPlan) -
         top.below("split", ()).refuse("rule", problem)
 
 
-def _entities(section: Section, folder: Path, own: str, *, title: bool) -> Entities:
+def _entities(section: KeyTable, folder: Path, own: str, *, title: bool) -> Entities:
     files = _files(section, None, folder) if section.has("files") else None
     for key in _FILES[1:] if files is None else ():
         section.forbid(key, "says how files are read, and there are none here; add files, or leave it out")

@@ -107,7 +107,7 @@ def load_raw(
     for number, path in enumerate(files.paths, 1):
         say(f"reading {path.name}" + (f" ({number} of {len(files.paths)})" if len(files.paths) > 1 else ""))
         before = _stamp(path)
-        _Reading(db, table, path, wanted, times or {}).run()
+        _FileReading(db, table, path, wanted, times or {}).run()
         if _stamp(path) != before:
             raise InputError(f"{path}: was written to while it was read; wait until it is whole, or copy it first")
     if not table.rows:
@@ -124,7 +124,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-class _Reading:
+class _FileReading:
     """One file on its way into the table."""
 
     def __init__(

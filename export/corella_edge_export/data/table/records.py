@@ -27,7 +27,7 @@ class Record(NamedTuple):
     problem: str = ""
 
 
-class _Lines(Iterator[str]):
+class _CleanLines(Iterator[str]):
     """Lines that can be put back. `number`: of the line last taken; `taken`: those since it was cleared."""
 
     def __init__(self, lines: Iterable[str]) -> None:
@@ -64,7 +64,7 @@ def csv_records(text: Iterable[str], files: Files, width: int | None) -> Iterato
             end of the line, are left out.
     """
     csv.field_size_limit(LONGEST)  # one for the whole process, and `init` sets another
-    lines = _Lines(_split_on(text, files.separator))
+    lines = _CleanLines(_split_on(text, files.separator))
     reader = csv.reader(lines, strict=True, **_dialect(files))
     while True:
         lines.taken.clear()
@@ -102,7 +102,7 @@ def _restored(values: Sequence[str], separator: str) -> list[str]:
     return [value.replace(_STAND_IN, separator) for value in values]
 
 
-def _counted(record: Record, width: int | None, lines: _Lines, separator: str) -> Record:
+def _counted(record: Record, width: int | None, lines: _CleanLines, separator: str) -> Record:
     line, values, _ = record
     if width is None or len(values) == width:
         return record

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from corella_edge.prompt import Tokenize
 from corella_edge_export.data.prepared import Split
@@ -297,14 +298,16 @@ def valid_sequences(stages: Stages) -> list[TokenSequence]:
     return stages.builder.exact(split, draw_users(split, recipe.valid_rows, recipe.seed).tolist())
 
 
-def predict(reader: LlmReader, sequences: list[TokenSequence]) -> tuple[Indices, npt.NDArray[np.float64]]:
-    """(rows int64 [n], P(Yes) float64 [n]) of all targets, in sequence order."""
+def predict(
+    reader: LlmReader, sequences: list[TokenSequence], shown: bool = False
+) -> tuple[Indices, npt.NDArray[np.float64]]:
+    """(rows int64 [n], P(Yes) float64 [n]) of all targets, in sequence order; `shown`: on a terminal, with progress."""
     lengths = np.asarray([len(s.tokens) for s in sequences], dtype=np.int64)
     order = np.argsort(lengths, kind="stable")
     found: dict[int, npt.NDArray[np.float64]] = {}
     reader.model.eval()
     with torch.inference_mode():
-        for start in range(0, len(order), 32):
+        for start in tqdm(range(0, len(order), 32), unit="batch", leave=False, disable=None if shown else True):
             chosen = order[start : start + 32]
             batch = [sequences[i] for i in chosen]
             p = torch.softmax(reader.read(batch).logits.double(), dim=1)[:, 1].cpu().numpy()

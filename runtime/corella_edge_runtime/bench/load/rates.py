@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge_runtime.bench.histogram import at_rank
+from corella_edge_runtime.bench.results.histogram import at_rank
 
 GROWTH = 2.0  # median of the last third to that of the first, beyond which a queue grows
 SMALL = 0.005  # seconds that a median may grow by whatever its factor

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge_runtime.llm.llama.gguf_head import F32, TEXT, U32, Head, counts, entries, read_head, shown, tensor
+from corella_edge_runtime.llm.llama.gguf_head import F32, TEXT, U32, GgufHead, counts, entries, read_head, shown, tensor
 
 MAX_RANK = 4096
 _ALIGNMENT = 32
@@ -33,7 +33,7 @@ _NEEDED = ("general.type", "adapter.type", "general.architecture", _ALPHA)
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class AdapterBase:
     """What an adapter has to fit.
 
     Attributes:
@@ -44,12 +44,12 @@ class Base:
     shapes: Mapping[bytes, tuple[int, int]]
 
 
-def base_of(path: Path) -> Base:
+def base_of(path: Path) -> AdapterBase:
     """Of a model's file. Raises BundleError: its head cannot be read."""
     return read_head(path, _base)
 
 
-def check_adapter(path: Path, base: Base) -> frozenset[str]:
+def check_adapter(path: Path, base: AdapterBase) -> frozenset[str]:
     """The types of its matrices, names of `dangers.TYPES`.
 
     Raises:
@@ -58,14 +58,14 @@ def check_adapter(path: Path, base: Base) -> frozenset[str]:
     return read_head(path, lambda head: _check(head, base), "an adapter")
 
 
-def _base(head: Head) -> Base:
+def _base(head: GgufHead) -> AdapterBase:
     tensors, keys = counts(head)
     _, architecture = entries(head, keys).get("general.architecture", (0, b""))
     found = [tensor(head) for _ in range(tensors)]
-    return Base(architecture, {name: (shape[0], shape[1]) for name, shape, *_ in found if len(shape) == 2})
+    return AdapterBase(architecture, {name: (shape[0], shape[1]) for name, shape, *_ in found if len(shape) == 2})
 
 
-def _check(head: Head, base: Base) -> frozenset[str]:
+def _check(head: GgufHead, base: AdapterBase) -> frozenset[str]:
     tensors, keys = counts(head)
     _check_keys(entries(head, keys), base.architecture)
     found: dict[bytes, tuple[list[int], int, int]] = {}
@@ -94,7 +94,7 @@ def _check_keys(pairs: Mapping[str, tuple[int, Any]], architecture: bytes) -> No
         raise ValueError(f"{_ALPHA} is {shown(alpha)}")
 
 
-def _check_pairs(shapes: Mapping[bytes, list[int]], base: Base) -> None:
+def _check_pairs(shapes: Mapping[bytes, list[int]], base: AdapterBase) -> None:
     """Of each matrix both factors: lora_a with as many rows as lora_b has columns, together of the matrix's shape."""
     if not shapes:
         raise ValueError("it holds no matrix")
@@ -108,7 +108,7 @@ def _check_pairs(shapes: Mapping[bytes, list[int]], base: Base) -> None:
             raise ValueError(f"{shown(stem)} is changed in {(a[0], b[1])}, the model has {base.shapes.get(stem)} there")
 
 
-def _check_numbers(head: Head, start: int, name: bytes, shape: list[int], kind: int, offset: int) -> str:
+def _check_numbers(head: GgufHead, start: int, name: bytes, shape: list[int], kind: int, offset: int) -> str:
     """The name of a tensor's type; its numbers are there, and finite: one that is not would spoil every answer."""
     if kind not in _TYPES:
         raise ValueError(f"the tensor {shown(name)} is of the type {kind}, not F32 or F16")

@@ -24,7 +24,7 @@ from corella_edge_runtime.llm.llama import trust, workers
 from corella_edge_runtime.llm.llama.build import load_kernels
 from corella_edge_runtime.llm.llama.library import C
 from corella_edge_runtime.llm.llama.own_thread import OwnThread, claimed
-from corella_edge_runtime.llm.llama.tree import Rows
+from corella_edge_runtime.llm.llama.tree import TokenRows
 
 log = logging.getLogger("corella_edge.llama")
 _LEVELS = {3: logging.INFO, 4: logging.ERROR}
@@ -223,7 +223,7 @@ class Context:
         self._given_up[0] = b"\0"
         _giving_up.discard(id(self))
 
-    def decode(self, rows: Rows) -> None:
+    def decode(self, rows: TokenRows) -> None:
         """Evaluate at most `batch_size` tokens; in a thread of its own unless this one is llama.cpp's already.
 
         Raises:

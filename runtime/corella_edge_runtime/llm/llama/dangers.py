@@ -19,7 +19,7 @@ from corella_edge_runtime.llm.llama.gguf_head import (
     MAX_SIZE,
     TEXT,
     U32,
-    Head,
+    GgufHead,
     counts,
     entries,
     read_head,
@@ -105,12 +105,12 @@ def weights_in(path: Path) -> list[tuple[str, str, int]]:
     return read_head(path, lambda head: [(name, kind, math.prod(shape)) for name, kind, shape in _matrices(head)])
 
 
-def _matrices_in(head: Head) -> tuple[frozenset[str], int]:
+def _matrices_in(head: GgufHead) -> tuple[frozenset[str], int]:
     found = _matrices(head)
     return frozenset(kind for _, kind, _ in found), min((shape[0] for *_, shape in found), default=0)
 
 
-def _matrices(head: Head) -> list[tuple[str, str, list[int]]]:
+def _matrices(head: GgufHead) -> list[tuple[str, str, list[int]]]:
     """Of each matrix: its name, the name of its type, its shape."""
     tensors, keys = counts(head)
     for _ in range(keys):
@@ -127,7 +127,7 @@ def _type_of(name: bytes, kind: int) -> str:
     return TYPES[kind]
 
 
-def _check(head: Head) -> frozenset[str]:
+def _check(head: GgufHead) -> frozenset[str]:
     tensors, keys = counts(head)
     pairs = entries(head, keys)
     architecture = _architecture(pairs)
@@ -194,7 +194,7 @@ def _read_by_llama(place: int, token: bytes) -> bytes:
     return token.split(b"\0", 1)[0] or b"[EMPTY_%d]" % place
 
 
-def _check_tensor(head: Head) -> str:
+def _check_tensor(head: GgufHead) -> str:
     """The type of a matrix; empty for a norm, a bias or factors."""
     name, _, kind, _ = tensor(head)
     if _MATRIX.fullmatch(name):

@@ -22,11 +22,11 @@ _WIDTHS = {kind: struct.calcsize(f"<{form}") for kind, form in _FORMS.items()}
 _MOST_DIMENSIONS = 4
 
 
-def read_head(path: Path, look: Callable[[Head], T], what: str = "a model") -> T:
+def read_head(path: Path, look: Callable[[GgufHead], T], what: str = "a model") -> T:
     """What `look` finds. Raises BundleError where it, or the file, raises."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-            return look(Head(raw))
+            return look(GgufHead(raw))
     except OSError as error:
         raise BundleError(f"{path.name}: cannot be read ({error.strerror})") from None
     except (struct.error, ValueError) as error:
@@ -35,7 +35,7 @@ def read_head(path: Path, look: Callable[[Head], T], what: str = "a model") -> T
 
 
 @dataclass(slots=True)
-class Head:
+class GgufHead:
     """The bytes of a file and how far they are read."""
 
     raw: mmap.mmap
@@ -87,7 +87,7 @@ class Head:
         return self.take(_FORMS[kind])
 
 
-def counts(head: Head) -> tuple[int, int]:
+def counts(head: GgufHead) -> tuple[int, int]:
     """How many tensors and keys follow."""
     if head.raw[:4] != b"GGUF":
         raise ValueError("not GGUF")
@@ -98,7 +98,7 @@ def counts(head: Head) -> tuple[int, int]:
     return tensors, keys
 
 
-def entries(head: Head, count: int) -> dict[str, tuple[int, Any]]:
+def entries(head: GgufHead, count: int) -> dict[str, tuple[int, Any]]:
     """Key → (value type, of an array's entries negative; value)."""
     found = {}
     for _ in range(count):
@@ -108,7 +108,7 @@ def entries(head: Head, count: int) -> dict[str, tuple[int, Any]]:
     return found
 
 
-def tensor(head: Head) -> tuple[bytes, list[int], int, int]:
+def tensor(head: GgufHead) -> tuple[bytes, list[int], int, int]:
     """Name, shape (numbers in a row first), number of the type, where its numbers are among all tensors'."""
     name, dimensions = head.text(), head.take("I")
     if not 1 <= dimensions <= _MOST_DIMENSIONS:

@@ -18,7 +18,7 @@ from corella_edge_runtime.llm.contract.messages import ID_BYTES, IntArray, Token
 
 
 @dataclass(slots=True, eq=False)
-class Rows:
+class TokenRows:
     """The tokens of one decode.
 
     Attributes:
@@ -114,7 +114,7 @@ def common_length(a: TokenIds, b: TokenIds) -> int:
     return low
 
 
-def unfold(branches: Branches, first: int = 0) -> tuple[Leaves, Rows]:
+def unfold(branches: Branches, first: int = 0) -> tuple[Leaves, TokenRows]:
     """Leaves and rows of a decode. `first`: the sequence id of the first prompt; the others follow."""
     if len(branches.suffixes) == 1:
         return _alone(branches, first)
@@ -139,17 +139,17 @@ def unfold(branches: Branches, first: int = 0) -> tuple[Leaves, Rows]:
     wanted = np.zeros(len(tokens), np.int8)
     wanted[last] = 1
     leaves = Leaves(held, follows, length.tolist(), start.tolist(), last.tolist())
-    return leaves, Rows(tokens, positions, owner + first, count, wanted)
+    return leaves, TokenRows(tokens, positions, owner + first, count, wanted)
 
 
-def _alone(branches: Branches, first: int) -> tuple[Leaves, Rows]:
+def _alone(branches: Branches, first: int) -> tuple[Leaves, TokenRows]:
     """`unfold` of one prompt, which shares nothing: many requests are no more than that."""
     own = branches.own[0]
     tokens = np.array([*branches.prefixes[0][own:], *unpack_ids(branches.suffixes[0])], np.int32)
     number, each = len(tokens), np.ones(len(tokens), np.int32)
     wanted = np.zeros(number, np.int8)
     wanted[-1] = 1
-    rows = Rows(tokens, np.arange(own, own + number), first * each, each, wanted)
+    rows = TokenRows(tokens, np.arange(own, own + number), first * each, each, wanted)
     return Leaves([own], [False], [own + number], [own], [number - 1]), rows
 
 

@@ -52,7 +52,7 @@ Step = tuple[str, bool]  # type, with extra buffer types
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrialOutcome:
     """Of one decode: how far it was from plain arithmetic (see `trial.error`), or why there is nothing to compare.
 
     `lasting`: it would be the same next time.
@@ -87,7 +87,7 @@ class Verdict:
         return f"the installed llama.cpp does not compute here: {self.why}; {REMEDY}" if self.kernels == NONE else ""
 
 
-def decide(kind: str, plain: Outcome, extra: Outcome) -> Verdict:
+def decide(kind: str, plain: TrialOutcome, extra: TrialOutcome) -> Verdict:
     """The verdict on matrices of a type, from a decode without and one with extra buffer types.
 
     A matrix whose sizes do not fit those goes to the plain kernels, so that nothing works without these.
@@ -99,7 +99,7 @@ def decide(kind: str, plain: Outcome, extra: Outcome) -> Verdict:
     return Verdict(OK, lasting=lasting)
 
 
-def _fault(kind: str, outcome: Outcome) -> str:
+def _fault(kind: str, outcome: TrialOutcome) -> str:
     most = TOLERANCE if kind in FLOATS else QUANTISED_TOLERANCE
     if outcome.why or outcome.error <= most:
         return outcome.why
@@ -269,30 +269,30 @@ def _remember(where: str, kind: str, verdict: Verdict) -> None:
 def test(kinds: Sequence[str]) -> dict[str, Verdict]:
     """Type → verdict, by decoding; one process for all unless one ends it."""
     steps: list[Step] = [(kind, extra) for kind in kinds for extra in (False, True)]
-    found: dict[Step, Outcome] = {}
+    found: dict[Step, TrialOutcome] = {}
     variant = ""
     while left := [step for step in steps if step not in found]:
         variant = _advance(left, found) or variant
     return {kind: replace(decide(kind, found[kind, False], found[kind, True]), variant=variant) for kind in kinds}
 
 
-def _advance(steps: Sequence[Step], found: dict[Step, Outcome]) -> str:
+def _advance(steps: Sequence[Step], found: dict[Step, TrialOutcome]) -> str:
     """Run one process through `steps` until it ends; at least one outcome is added. Its variant, if it told."""
     said, ended = _run(steps)
     # Other libraries may have printed something as well.
     lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     begun = [(kind, extra) for kind, extra in (line["begin"] for line in lines if "begin" in line)]
     errors = [float(line["error"]) for line in lines if "error" in line]
-    found |= {step: Outcome(error) for step, error in zip(begun, errors, strict=False)}
+    found |= {step: TrialOutcome(error) for step, error in zip(begun, errors, strict=False)}
     if ended is not None:
         # Whatever it was at; before the first, nothing will come of any.
         found |= dict.fromkeys(begun[len(errors) :] or ([] if begun else steps), ended)
     elif len(errors) < len(steps):
-        found |= {step: Outcome(why="the self-test stopped", lasting=False) for step in steps if step not in found}
+        found |= {step: TrialOutcome(why="the self-test stopped", lasting=False) for step in steps if step not in found}
     return next((str(line["variant"]) for line in lines if "variant" in line), "")
 
 
-def _run(steps: Sequence[Step]) -> tuple[str, Outcome | None]:
+def _run(steps: Sequence[Step]) -> tuple[str, TrialOutcome | None]:
     """What the process said, in whole lines, and what ended it; None if nothing did."""
     try:
         process = subprocess.Popen(
@@ -300,7 +300,7 @@ def _run(steps: Sequence[Step]) -> tuple[str, Outcome | None]:
             errors="replace", process_group=0, env={**os.environ, **_ENVIRONMENT},
         )  # fmt: skip
     except OSError as error:
-        return "", Outcome(why=f"its self-test cannot be started ({error.strerror})", lasting=False)
+        return "", TrialOutcome(why=f"its self-test cannot be started ({error.strerror})", lasting=False)
     limit = PATIENCE * (1 + len(steps))
     with process:
         try:
@@ -308,7 +308,7 @@ def _run(steps: Sequence[Step]) -> tuple[str, Outcome | None]:
         except subprocess.TimeoutExpired:
             process.kill()
             said, complained = process.communicate()
-            return _whole(said), Outcome(why=f"no answer within {limit:g} s", lasting=False)
+            return _whole(said), TrialOutcome(why=f"no answer within {limit:g} s", lasting=False)
         except BaseException:
             process.kill()
             process.wait()
@@ -316,11 +316,11 @@ def _run(steps: Sequence[Step]) -> tuple[str, Outcome | None]:
     if process.returncode == 0:
         return _whole(said), None
     if process.returncode == -signal.SIGALRM:
-        return _whole(said), Outcome(why=f"no answer within {PATIENCE:g} s", lasting=False)
+        return _whole(said), TrialOutcome(why=f"no answer within {PATIENCE:g} s", lasting=False)
     lasting = endings.crashed(process.returncode)
     last = "" if lasting else next(iter(reversed(complained.strip().splitlines())), "")[:200]
     why = endings.words(process.returncode) + (f", {last}" if last else "")
-    return _whole(said), Outcome(why=why, lasting=lasting)
+    return _whole(said), TrialOutcome(why=why, lasting=lasting)
 
 
 def _command(steps: Sequence[Step]) -> list[str]:

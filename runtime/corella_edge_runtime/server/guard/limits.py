@@ -42,7 +42,7 @@ class Intake:
         self.most, self.held = most, 0
 
 
-class Share:
+class IntakeShare:
     """What one request holds, until it is answered."""
 
     def __init__(self, intake: Intake) -> None:

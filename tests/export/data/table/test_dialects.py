@@ -53,7 +53,7 @@ def loaded(db: duckdb.DuckDBPyConnection, files: Files, columns: list[str] | Non
 
 def one_by_one() -> Any:
     """Keeps DuckDB from reading the file itself."""
-    return patch.multiple(raw._Reading, _from_csv=lambda *_: None, _from_json=lambda *_: None)
+    return patch.multiple(raw._FileReading, _from_csv=lambda *_: None, _from_json=lambda *_: None)
 
 
 def written(rows: Rows, dialect: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from corella_edge_runtime.llm.llama import build, trust
 from corella_edge_runtime.llm.llama.binding import Context, Model
 from corella_edge_runtime.llm.llama.own_thread import claim
 from corella_edge_runtime.llm.llama.selftest import tiny
-from corella_edge_runtime.llm.llama.tree import Rows
+from corella_edge_runtime.llm.llama.tree import TokenRows
 
 # One token alone, then many: llama.cpp has kernels for each. 47 rows are no multiple of any tile.
 _DECODES = (1, 47)
@@ -73,11 +73,11 @@ def _decoded(model: Model, tokens: Sequence[int]) -> tiny.Floats:
     return np.asarray(found, np.float32)
 
 
-def _rows(tokens: Sequence[int], start: int, count: int) -> Rows:
+def _rows(tokens: Sequence[int], start: int, count: int) -> TokenRows:
     """Of one sequence, the logits of each read."""
     places = np.arange(start, start + count, dtype=np.int32)
     ones = np.ones(count, np.int32)
-    return Rows(np.asarray(tokens, np.int32)[places], places, 0 * ones, ones, ones.astype(np.int8))
+    return TokenRows(np.asarray(tokens, np.int32)[places], places, 0 * ones, ones, ones.astype(np.int8))
 
 
 def main(steps: Sequence[tuple[str, bool]]) -> None:

@@ -1,0 +1,1 @@
+"""Results against each other: verdicts with an exit code, and a fleet on one page."""

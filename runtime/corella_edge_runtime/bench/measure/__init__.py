@@ -1,0 +1,1 @@
+"""What is measured, and how: requests, whom they are put to, the three scenarios, ceilings, and other load."""

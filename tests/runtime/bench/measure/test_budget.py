@@ -1,0 +1,98 @@
+"""How a time budget is spent: a pure function of what requests cost."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corella_edge_runtime.bench.measure.budget import (
+    LEAST,
+    LEAST_TRY,
+    MOST,
+    TRIES,
+    WEIGHTS,
+    _seconds,
+    affordable,
+    group,
+    plan,
+    smoothed,
+    spots,
+    told,
+)
+from corella_edge_runtime.bench.results.seen import Spot
+from corella_edge_runtime.bench.settings import RATIOS, SCENARIOS, USERS
+
+THRESHOLDS = [f"ratio:{ratio:g}" for ratio in RATIOS]
+
+
+def every(controls: bool = True, cores: int = 2) -> list[Spot]:
+    return spots(THRESHOLDS, RATIOS, SCENARIOS, USERS, controls, cores)
+
+
+def test_all_points_and_no_more() -> None:
+    found = every()
+    assert len(set(found)) == len(found)
+    assert sum(spot.scenario == "single" and spot.routing == "policy" for spot in found) == 2 * len(RATIOS)
+    assert [spot.threshold for spot in found if spot.routing == "random"] == THRESHOLDS[1:-1]
+    assert {spot.users for spot in found if spot.scenario != "single"} == {"new"}
+    assert {spot.workers for spot in found if spot.scenario == "offline"} == {1, 2}
+    assert not [spot for spot in every(controls=False, cores=0) if spot.routing == "random" or spot.workers > 1]
+    other = spots(["policy"], [None], ("single",), ("new",), True, 1)
+    assert other == [Spot(scenario="single", threshold="policy")]
+
+
+@given(st.floats(1e-4, 2.0), st.floats(1.0, 50.0), st.floats(20.0, 3600.0), st.integers(1, 5), st.booleans())
+def test_the_budget_is_kept_where_the_least_of_requests_fits(
+    alone: float, factor: float, seconds: float, repeats: int, searches: bool
+) -> None:
+    costs = {name: alone * (1 + ratio * (factor - 1)) for name, ratio in zip(THRESHOLDS, RATIOS, strict=True)}
+    points, short = affordable(every(), costs, seconds, repeats, searches)
+    assert points[0] == every()[0]
+    assert bool(short) == (points != every())
+    shares = plan(points, costs, seconds, repeats, searches)
+    assert set(shares) == set(points)
+    assert all(LEAST <= share.requests <= MOST for share in shares.values())
+    spent = {group(spot): 0.0 for spot in points}
+    for spot, share in shares.items():
+        tries = TRIES * max(LEAST_TRY, share.requests) if searches and spot.scenario == "server" else 0
+        spent[group(spot)] += (repeats * share.requests + tries) * _seconds(spot, costs[spot.threshold])
+    least = {name for name in spent if all(s.requests == LEAST for p, s in shares.items() if group(p) == name)}
+    assert sum(took for name, took in spent.items() if name not in least) <= seconds * 1.001
+    if least != {"single"}:
+        assert sum(took for name, took in spent.items() if name in least) <= seconds * 1.001
+    assert set(spent) <= set(WEIGHTS)
+    for name in spent:
+        assert len({share.requests for spot, share in shares.items() if group(spot) == name}) == 1
+
+
+def test_more_time_buys_more_and_it_is_said_what_it_tells() -> None:
+    costs = dict.fromkeys(THRESHOLDS, 0.01)
+    short, long = (plan(every(), costs, seconds, 3, False) for seconds in (60.0, 600.0))
+    first = every()[0]
+    assert long[first].requests > 5 * short[first].requests
+    words = told(long, 3)
+    assert words[0].startswith("one at a time: ")
+    assert any("enough for p95 (p99 takes 1,000)" in line or "enough for p99 (p99.9 takes 10,000)" in line
+               for line in words)  # fmt: skip
+
+
+def test_a_few_trials_without_a_hard_candidate_do_not_make_a_share_cheap() -> None:
+    ratios = dict(zip(THRESHOLDS, RATIOS, strict=True))
+    costs = {**dict.fromkeys(THRESHOLDS, 0.001), "ratio:1": 0.101}
+    found = smoothed(costs, ratios, 20)
+    assert found["ratio:0"] == 0.001
+    assert found["ratio:1"] == 0.101
+    assert found["ratio:0.05"] == pytest.approx(0.001 + 0.5 * (1 - 0.95**20) * 0.1)
+    assert smoothed({"policy": 0.5}, {"policy": None}, 20) == {"policy": 0.5}
+
+
+def test_what_a_budget_has_no_room_for_is_left_out_and_said() -> None:
+    slow = dict.fromkeys(THRESHOLDS, 2.0)
+    points, short = affordable(every(), slow, 300.0, 3, True)
+    assert {group(spot) for spot in points} == {"single"}
+    assert short.startswith(
+        "the 300 s for latency have no room for: Server, returning users, random routing, Offline; all"
+    )
+    enough = float(short.rpartition("at least ")[2].removesuffix(" s"))
+    assert affordable(every(), slow, enough + 1, 3, True) == (every(), "")

@@ -1,0 +1,256 @@
+"""The three scenarios against a machine whose costs are known: what is measured is what it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from corella_edge.catalog import Catalog
+from corella_edge.errors import InputError
+from corella_edge.request import Candidate, Candidates, Event, Request, User
+from corella_edge.routing.load import ends
+from corella_edge.stopping import never
+from corella_edge_runtime.bench.load.rates import highest, holds
+from corella_edge_runtime.bench.load.schedule import poisson
+from corella_edge_runtime.bench.measure.budget import Share
+from corella_edge_runtime.bench.measure.energy import Rapl
+from corella_edge_runtime.bench.measure.scenarios import PRECISION, Bench
+from corella_edge_runtime.bench.measure.supply import Source, Supply
+from corella_edge_runtime.bench.results.seen import Seen, Spot
+from corella_edge_runtime.bench.settings import as_thresholds, ratio_of
+
+EACH = 0.010  # seconds that the stub works on a request, one after the other
+CATALOG = Catalog([str(i) for i in range(60)], [{}] * 60)
+
+
+class Stub:
+    """One server, first come, first served; no time passes while it is asked. Attributes: what it was sent."""
+
+    measured, controls = "a stub", True
+
+    def __init__(self, each: float = EACH) -> None:
+        self.each, self.sent, self.random, self.forgot = each, [], [], 0
+
+    def ask(self, body: bytes) -> Seen:
+        self.sent.append(json.loads(body))
+        return Seen(0.0, self.each, 5, 2, stages={"prefill": 0.5 * self.each})
+
+    def stream(
+        self, bodies: Sequence[bytes], moments: Sequence[float], most: int | None = None,
+        stop: Callable[[], bool] = never,
+    ) -> list[Seen]:  # fmt: skip
+        done = ends(np.asarray(moments), np.full(len(bodies), self.each)) - np.asarray(moments)
+        self.sent += map(json.loads, bodies)
+        return [Seen(at, took, 5, 2) for at, took in zip(moments, done.tolist(), strict=True)]
+
+    def at_random(self, share: float | None) -> None:
+        self.random.append(share)
+
+    def forget(self) -> bool:
+        self.forgot += 1
+        return True
+
+    def llm_seconds(self) -> float | None:
+        return 0.1 * len(self.sent)
+
+    def memory(self) -> int | None:
+        return 12345
+
+    def close(self) -> None:
+        pass
+
+
+def bench(target: Stub, objective: tuple[float, float] | None = None, users: int = 8) -> Bench:
+    history = [Event(str(i)) for i in range(6)]
+    base = [Request(User(f"u{i}", {}, history), Candidates.of([Candidate("9")])) for i in range(users)]
+    supply = Supply(Source("a test", [], base, 5), CATALOG, 0)
+    ratios = {"ratio:0.5": 0.5}
+    return Bench(target, supply, Rapl((), "none"), ratios, objective, 0, costs={"ratio:0.5": EACH})
+
+
+def spot(scenario: str, **more: object) -> Spot:
+    return Spot(scenario=scenario, threshold="ratio:0.5", **more)  # type: ignore[arg-type]
+
+
+def test_one_at_a_time() -> None:
+    target = Stub()
+    found = bench(target).slice(spot("single"), Share(20, 1e9), 0)
+    assert found.latency.tolist() == [EACH] * 20
+    assert found.wall == pytest.approx(20 * EACH)
+    assert found.llm_seconds == pytest.approx(2.0)
+    assert found.memory == 12345
+    assert {one["threshold"] for one in target.sent} == {"ratio:0.5"}
+    assert target.forgot == 1
+
+
+def test_a_slice_ends_early_when_its_time_is_up() -> None:
+    assert len(bench(Stub()).slice(spot("single"), Share(1000, 0.0), 0).at) == 1
+
+
+def test_a_pause_comes_before_every_request_and_counts_for_nothing() -> None:
+    own = bench(Stub())
+    own.pause = 0.01
+    found = own.slice(spot("single"), Share(5, 1e9), 0)
+    assert np.diff(np.sort(found.at)).min() >= 0.01
+    assert found.latency.tolist() == [EACH] * 5
+    assert found.wall == pytest.approx(5 * EACH)
+
+
+def test_new_users_are_others_and_who_comes_again_has_another_history() -> None:
+    target = Stub()
+    own = bench(target, users=8)
+    own.slice(spot("single"), Share(20, 1e9), 0)
+    users = [one["user"]["id"] for one in target.sent]
+    assert users[:8] == [f"u{i}" for i in range(8)]
+    assert users[8:16] == users[:8]
+    histories = [json.dumps(one["user"]["history"]) for one in target.sent]
+    assert len(set(histories[:8])) == 1
+    assert histories[8] != histories[0]
+    assert own.supply.varied == 12
+    own.slice(spot("single"), Share(4, 1e9), 1)
+    assert json.dumps(target.sent[-1]["user"]["history"]) == histories[0]  # all was forgotten in between
+
+
+def test_returning_users_are_known_before_they_are_timed() -> None:
+    target = Stub()
+    found = bench(target).slice(spot("single", users="returning"), Share(6, 1e9), 0)
+    assert len(found.at) == 6
+    assert len(target.sent) == 12
+    for first, timed in zip(target.sent[::2], target.sent[1::2], strict=True):
+        assert (first["threshold"], timed["threshold"]) == ("ratio:1", "ratio:0.5")
+        assert first["user"] == timed["user"]
+        assert first["candidates"] != timed["candidates"]
+        assert len(timed["candidates"]) == 5
+    assert found.wall == pytest.approx(6 * EACH)
+    assert found.llm_seconds == pytest.approx(6 * 0.5 * EACH)
+
+
+def test_random_routing_is_a_share_without_a_threshold() -> None:
+    target = Stub()
+    bench(target).slice(spot("single", routing="random"), Share(3, 1e9), 0)
+    assert target.random == [0.5, None]
+    assert not [one for one in target.sent if "threshold" in one]
+
+
+def test_a_server_without_an_objective_is_half_loaded() -> None:
+    found = bench(Stub()).slice(spot("server"), Share(4000, 1e9), 0)
+    assert found.rate == 0.5 / EACH
+    assert found.rates is None
+    assert len(found.at) / found.wall == pytest.approx(0.5 / EACH, rel=0.1)
+    waits = found.latency - EACH
+    # Pollaczek and Khinchine at half load, of equal services.
+    assert waits.mean() == pytest.approx(EACH / 2, rel=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [0.030, 0.060])
+def test_the_largest_rate_is_that_of_a_known_capacity(limit: float) -> None:
+    def p99(rate: float) -> float:
+        moments = np.asarray(poisson(rate, 40_000 / rate, 5))
+        return float(np.quantile(ends(moments, np.full(len(moments), EACH)) - moments, 0.99))
+
+    true = max(rate for rate in np.linspace(1.0, 100.0, 400) if p99(rate) <= limit)
+    found = bench(Stub(), (0.99, limit)).slice(spot("server"), Share(5000, 1e9), 0)
+    assert found.rates is not None
+    assert found.rates.largest == pytest.approx(true, rel=0.15)
+    assert found.rates.largest < found.rates.first_failed <= found.rates.largest * (1 + 2 * PRECISION)
+    assert found.rate == found.rates.largest
+    assert not found.rates.cut
+    assert all(one.held == (one.rate <= found.rates.largest) for one in found.rates.tries)
+
+
+def test_the_rate_is_looked_for_once() -> None:
+    target = Stub()
+    own = bench(target, (0.99, 0.05))
+    first = own.slice(spot("server"), Share(500, 1e9), 0)
+    sent = len(target.sent)
+    again = own.slice(spot("server"), Share(500, 1e9), 1)
+    assert again.rates == first.rates
+    assert len(target.sent) - sent < 700
+    assert again.at != first.at
+
+
+def test_an_objective_that_nothing_keeps_is_told() -> None:
+    found = bench(Stub(), (0.99, EACH / 2)).slice(spot("server"), Share(100, 1e9), 0)
+    assert found.rates.largest == 0.0
+    assert found.rate == 0.5 / EACH  # measured all the same
+
+
+class Shedding(Stub):
+    """A server whose LLM is not asked any more above 20 requests a second, so that it stays quick."""
+
+    def stream(
+        self, bodies: Sequence[bytes], moments: Sequence[float], most: int | None = None,
+        stop: Callable[[], bool] = never,
+    ) -> list[Seen]:  # fmt: skip
+        full = len(bodies) / max(moments[-1], 1e-9) > 20.0
+        return [Seen(at, 0.001, 5, 0 if full else 2, degraded={"busy": 2} if full else {"no_text": 1})
+                for at in moments]  # fmt: skip
+
+
+def test_a_rate_at_which_the_llm_is_not_asked_is_not_held() -> None:
+    found = bench(Shedding(), (0.99, 0.05)).slice(spot("server"), Share(2000, 1e9), 0)
+    assert found.rates.largest == pytest.approx(20.0, rel=0.2)
+
+
+def test_a_search_ends_with_its_time() -> None:
+    found = bench(Stub(), (0.99, 0.05)).slice(spot("server"), Share(100, 0.0), 0)
+    assert found.rates.cut
+    assert len(found.rates.tries) == 1
+
+
+def test_offline_is_all_at_once() -> None:
+    found = bench(Stub()).slice(spot("offline"), Share(50, 1e9), 0)
+    assert set(found.at) == {0.0}
+    assert found.wall == pytest.approx(50 * EACH)
+
+
+def test_offline_on_several_processes() -> None:
+    own, given = bench(Stub()), []
+
+    def shared(bodies: Sequence[bytes], stop: Callable[[], bool]) -> tuple[list[Seen], float, float]:
+        given.extend(bodies)
+        return [Seen(0.0, 0.2, 5, 1) for _ in bodies], 0.2, 0.1
+
+    own.shared = shared
+    found = own.slice(spot("offline", workers=2), Share(10, 1e9), 0)
+    assert len(given) == 10
+    assert (found.wall, found.llm_seconds) == (0.2, 0.1)
+
+
+def test_a_rate_that_fails_once_by_chance_is_tried_again() -> None:
+    seen: list[float] = []
+
+    def held(rate: float) -> bool:
+        seen.append(rate)
+        return rate <= 40.0 and seen.count(rate) > 1
+
+    assert 40.0 / 1.06 <= highest(held, 10.0) <= 40.0
+
+
+def test_a_queue_that_grows_keeps_no_objective() -> None:
+    growing = np.linspace(0.001, 0.05, 300)
+    assert not holds(growing, 0.99, 1.0)
+    assert holds(np.full(300, 0.05), 0.99, 1.0)
+    assert not holds(np.array([0.01, np.inf]), 0.99, 1.0)
+    assert not holds(np.zeros(0), 0.99, 1.0)
+
+
+@pytest.mark.parametrize(("text", "thresholds"), [
+    ("0,5%,0.2,100%", ("ratio:0", "ratio:0.05", "ratio:0.2", "ratio:1")),
+    ("0.2,20%,0", ("ratio:0", "ratio:0.2")), ("policy,margin:0.1,0", ("ratio:0", "policy", "margin:0.1")),
+    ("ratio:0.3", ("ratio:0.3",)), ("band:0.4-0.6,ms:5", ("band:0.4-0.6", "ms:5")),
+])  # fmt: skip
+def test_ratios_in_any_unit(text: str, thresholds: tuple[str, ...]) -> None:
+    assert as_thresholds(text) == thresholds
+    assert [ratio_of(one) for one in thresholds if one.startswith("ratio")] == sorted(
+        float(one.partition(":")[2]) for one in thresholds if one.startswith("ratio"))  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["2", "101%", "x%", "margin:3", "", "0,,1", "nats:0.5"])
+def test_what_is_no_threshold_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        as_thresholds(text)

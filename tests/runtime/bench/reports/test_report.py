@@ -1,0 +1,307 @@
+"""The report of a benchmark: its first line, figures that must not be believed, and that it needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from corella_edge.errors import InputError
+from corella_edge_runtime.bench.reports import curves, report, shown, spreads
+from corella_edge_runtime.bench.reports.facts import provenance
+from corella_edge_runtime.bench.reports.sections import reached, sections
+from corella_edge_runtime.bench.results import result
+from corella_edge_runtime.bench.results.circumstances import Bundle, Ceilings, Figure, Noise, Quiet, Verified
+from corella_edge_runtime.bench.results.histogram import counted
+from corella_edge_runtime.bench.results.points import Energy, Latency, Law, Outcomes, Point, Rates
+from corella_edge_runtime.bench.results.result import Quality, Result
+
+NOISY = Quiet(before=Noise(), during=Noise(foreign=0.09), noisy=True, reasons=("Other processes took 9 %.",))
+
+
+class Elements(HTMLParser):
+    """Tags, ids, and whatever would be fetched."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            elif name in ("href", "src", "action", "data"):
+                self.links.append(value or "")
+
+
+def svgs(page: str) -> list[str]:
+    return re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def page(measured: Result) -> str:
+    return report.page(measured)
+
+
+def test_the_files_are_whole_and_the_json_is_the_result(measured: Result, tmp_path: Path) -> None:
+    (tmp_path / ".benchmark.svg.partial").write_text("of a run that was killed")
+    (tmp_path / "benchmark.md").write_text("of an earlier run")
+    report.check_folder(tmp_path)
+    report.write(measured, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()} - {".benchmark.svg.partial"}
+    assert names == set(report.FILES)
+    assert result.read(tmp_path) == measured
+    main = ElementTree.fromstring((tmp_path / "benchmark.svg").read_text())
+    words = {"".join(part.itertext()) for part in main.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"p50", "p99", "policy", "oracle", "random", "objective p99 ≤ 30.0 ms"} <= words
+
+
+def test_a_folder_with_anything_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"holds 'thesis\.tex', which this command did not write"):
+        report.check_folder(tmp_path)
+    with pytest.raises(InputError, match="cannot be made a folder"):
+        report.check_folder(tmp_path / "thesis.tex")
+
+
+def test_the_page_needs_nothing_else_and_can_be_heard(page: str) -> None:
+    found = Elements(page)
+    assert not {"script", "link", "img", "iframe", "object", "embed", "use"} & set(found.tags)
+    assert found.links == []
+    assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", page)
+    assert "@media print" in page and "url(http" not in page  # noqa: PT018
+    pictures = svgs(page)
+    assert len(pictures) >= 15
+    clips = [name for one in pictures for name in re.findall(r'clipPath id="([^"]*)"', one)]
+    assert len(set(clips)) == len(clips)
+    for one in pictures:
+        drawn = ElementTree.fromstring(one)
+        space = "{http://www.w3.org/2000/svg}"
+        assert drawn.get("role") == "img"
+        assert len(drawn.findtext(f"{space}title") or "") > 5
+        assert len(drawn.findtext(f"{space}desc") or "") > 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "first", "why"),
+    [
+        ({}, "quiet", "Quiet machine", "The parity gate passed: 64 reference rows"),
+        ({"quiet": NOISY}, "noisy", "NOISY machine", "Other processes took 9 %."),
+        ({"verified": Verified(passed=False, why="2 of 64 rows differ")}, "void", "VOID", "2 of 64 rows differ"),
+        ({"verified": Verified(passed=False), "quiet": NOISY}, "void", "VOID", "The parity gate failed"),
+        ({"void": "the clock jumped"}, "void", "VOID", "The clock jumped."),
+        (
+            {"verified": Verified(passed=None, why="over HTTP")},
+            "quiet",
+            "Quiet machine",
+            "gate was not run: Over HTTP.",
+        ),
+    ],
+)
+def test_the_first_line_says_whether_the_figures_may_be_used(
+    measured: Result, changes: dict[str, Any], kind: str, first: str, why: str
+) -> None:
+    made = replace(measured, **changes)
+    page, text, printed = report.page(made), report.markdown(made), report.text(made, None)
+    assert f"<h1>{first}: benchmark of tiny@1</h1>" in page
+    assert f'<p class="state {kind}"' in page
+    assert text.startswith(f"# {first}: benchmark of tiny@1\n")
+    assert printed.startswith(f"{first}.")
+    assert all(why in one for one in (page, text, printed))
+    assert bool(report.cautions(made)) == (kind != "quiet")
+
+
+def test_ceilings_come_first_and_shares_are_of_them(measured: Result, page: str) -> None:
+    titles = re.findall(r"<h2>(.*?)</h2>", page)
+    assert titles[:3] == ["Ceilings", "Latency: SingleStream, new users", "Quality at the same ratios"]
+    assert titles[-1] == "Provenance"
+    alone = shown.headline(measured)[0]
+    name, share = reached(measured)[0]
+    assert (name, share) == ("0 %", pytest.approx(measured.ceilings.crm_ms / alone.latency.mean.value))
+    assert f"{100 * share:.1f} %" in page
+    assert reached(replace(measured, ceilings=Ceilings())) == []
+    assert "Ceilings" not in report.page(replace(measured, ceilings=Ceilings()))
+
+
+def test_percentiles_without_support_are_grey_and_said(page: str, measured: Result) -> None:
+    assert page.count('<span class="weak">(') > 8
+    assert "p99 takes 1,000 requests, p99.9 takes 10,000 requests" in page
+    text = report.markdown(measured)
+    assert re.search(r"\| 5 % \|.*\| \(\d+\.\d\) \|", text)
+
+
+def test_tables_of_page_and_text_are_the_same(page: str, measured: Result) -> None:
+    text = report.markdown(measured)
+    assert len(re.findall("<table", page)) == len(re.findall(r"^\| ---", text, re.MULTILINE))
+    assert text.count("\n| ") > 80
+    for line in text.splitlines():
+        assert not line.startswith("| ") or line.endswith(" |")
+
+
+def test_everything_that_a_figure_depends_on_is_said(measured: Result, page: str) -> None:
+    for _, value in provenance(measured):
+        assert value.replace("'", "&#x27;") in page
+    for wanted in ("ab" * 32, "cd" * 32, "GNU 12.2", "AVX512_BF16", "CPUExecutionProvider", "RAPL"):
+        assert wanted in page
+
+
+def few(point: Point) -> Point:
+    """A point of which hardly anything is known, as of a run over HTTP that was interrupted."""
+    nothing = Latency(**dict.fromkeys(("p50", "p90", "p95", "p99", "p999", "max", "mean"), Figure(2.0)))
+    return Point(scenario=point.scenario, threshold=point.threshold, ratio=point.ratio, routing=point.routing,
+                 users=point.users, share=Figure(), touched=Figure(), latency=nothing, histogram=counted([0.002]),
+                 requests_per_s=Figure(500.0), candidates_per_s=Figure(), outcomes=Outcomes(requests=1), law=Law(),
+                 noise=Noise(), energy=Energy(why="no"), candidates=20.0, seconds=0.002)  # fmt: skip
+
+
+CHANGES: dict[str, Callable[[Result], dict[str, Any]]] = {
+    "nothing measured": lambda one: {"points": (), "complete": False},
+    "one point": lambda one: {"points": one.points[:1]},
+    "no quality": lambda one: {"quality": Quality(why="no row has a label")},
+    "no knee": lambda one: {"quality": replace(one.quality, knee=None)},
+    "no objective": lambda one: {"settings": replace(one.settings, slo=None)},
+    "no LLM": lambda one: {"bundle": Bundle(label="crm@1"), "ceilings": Ceilings(crm_ms=0.5, crm_candidates=20),
+                           "points": one.points[:1]},
+    "hardly anything": lambda one: {"points": tuple(few(point) for point in one.points)},
+    "no shares": lambda one: {"points": tuple(replace(point, ratio=None, threshold="ms:20") for point in one.points)},
+    "server only": lambda one: {"points": tuple(point for point in one.points if point.scenario == "server")},
+    "offline only": lambda one: {"points": tuple(point for point in one.points if point.scenario == "offline")},
+    "returning only": lambda one: {"points": tuple(point for point in one.points if point.users == "returning")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_what_is_missing_is_left_out(measured: Result, kind: str) -> None:
+    made = replace(measured, **CHANGES[kind](measured))
+    page, text = report.page(made), report.markdown(made)
+    for one in [*svgs(page), curves.main(made)]:
+        ElementTree.fromstring(one)
+    assert not re.search(r"\b(nan|None|inf)\b", text)
+    assert report.text(made, None)
+    if kind == "no quality":
+        assert "Not measured: No row has a label." in text
+    if kind == "nothing measured":
+        assert "Interrupted: 0 of 48 points are measured." in text
+
+
+def test_the_printed_table_is_short(measured: Result, tmp_path: Path) -> None:
+    lines = report.text(measured, tmp_path).splitlines()
+    rows = [line.split()[0] for line in lines[6:] if re.match(r" *\d+ % ", line)]
+    assert rows == [f"{100 * ratio:g}" for ratio in (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)]
+    assert max(len(line) for line in lines[1:-4]) <= 120
+    assert [line.partition(": ")[0] for line in lines[-4:]] == [str(tmp_path / name) for name in report.FILES]
+
+
+def test_hostile_names_stay_text(measured: Result) -> None:
+    bad = "<img src=x onerror=alert(1)>"
+    made = replace(measured, bundle=replace(measured.bundle, label=bad), warnings=(bad,))
+    page = report.page(made)
+    assert bad not in page
+    assert Elements(page).tags.count("img") == 0
+    ElementTree.fromstring(curves.main(made))
+
+
+def test_a_report_of_server_alone_tells_the_rates(measured: Result) -> None:
+    alone = replace(measured, points=tuple(point for point in measured.points if point.scenario == "server"))
+    (rates,) = [section for section in sections(alone) if section.title == "The rates"]
+    assert [row[0] for row in rates.rows] == [shown.asked(point) for point in shown.headline(alone)]
+    assert all(row[2] != shown.NONE for row in rates.rows)
+    assert not [section for section in sections(measured) if section.title == "The rates"]
+
+
+def test_a_search_that_found_no_rate_says_so(measured: Result) -> None:
+    def searched(point: Point) -> Point:
+        return point if point.rates is None else replace(point, rates=Rates(largest=0.0, first_failed=1.5, cut=True))
+
+    none = replace(measured, points=tuple(map(searched, measured.points)))
+    (server,) = [section for section in sections(none) if section.title.startswith("Server")]
+    assert {row[2] for row in server.rows} == {"none held [down to 1.50, cut short]"}
+    assert len(server.figures) == 2  # nothing to be drawn of the rates
+    mixed = (searched(point) if point.ratio else point for point in measured.points)
+    ElementTree.fromstring(
+        curves.rates(shown.points(replace(measured, points=tuple(mixed)), "server", "new"), "p99=30ms")
+    )
+
+
+def test_a_gain_that_may_be_none_is_called_so(measured: Result) -> None:
+    def notes(low: float) -> list[str]:
+        gains = {"auc": Figure(0.01, low, 0.02)}
+        points = tuple(replace(point, gains=gains) for point in measured.quality.points)
+        found = replace(measured, quality=replace(measured.quality, points=points))
+        return [note for name, _, note in report.tiles(found) if name.startswith("AUC gained")]
+
+    assert [note.count("no gain is shown") for note in (*notes(-0.001), *notes(0.001))] == [1, 0]
+
+
+def test_warnings_stand_before_the_figures(measured: Result) -> None:
+    made = replace(measured, warnings=("half of the users had come before",))
+    for text in (report.page(made), report.markdown(made), report.text(made, None)):
+        assert text.index("Warning: Half of the users had come before.") < text.index("p50 ms")
+
+
+# the parts
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 1e3), st.floats(0.5, 1.0)), max_size=12))
+def test_the_frontier_is_what_no_point_beats(found: list[tuple[float, float]]) -> None:
+    kept = curves.frontier(found)
+    assert [found[i] for i in kept] == sorted(found[i] for i in kept)
+    for i, (ms, auc) in enumerate(found):
+        beaten = any(a <= ms and b >= auc and (a, b) != (ms, auc) for a, b in found)
+        assert (i in kept and not beaten) or any(found[k][0] <= ms and found[k][1] >= auc for k in kept)
+
+
+@given(st.lists(st.floats(1e-5, 10.0), min_size=1, max_size=60))
+def test_a_histograms_shares_sum_to_one(seconds: list[float]) -> None:
+    made = counted(seconds)
+    parts = spreads.shares(made, spreads.classes(made.low / 1e6 or 1e-6, made.high / 1e6 * 1.01))
+    assert parts.sum() == pytest.approx(1.0)
+    assert (parts >= 0).all()
+
+
+def test_two_humps_are_two(measured: Result) -> None:
+    point = next(p for p in shown.headline(measured) if p.ratio == 0.05)
+    edges = spreads.classes(0.1, 100.0)
+    easy, whole = (spreads.shares(one, edges) for one in (point.unrouted, point.histogram))
+    empty = np.flatnonzero(whole == 0.0)
+    inside = empty[(empty > np.flatnonzero(whole)[0]) & (empty < np.flatnonzero(whole)[-1])]
+    assert len(inside) > 3
+    assert np.flatnonzero(easy)[-1] < inside[0]
+
+
+@given(st.floats(-1e7, 1e7))
+def test_figures_keep_three_digits(value: float) -> None:
+    written = shown.digits(value)
+    assert float(written.replace(",", "")) == pytest.approx(value, rel=6e-3, abs=1e-6)
+    assert len(written) <= 12
+
+
+@pytest.mark.parametrize(
+    ("slo", "found"),
+    [("p99=30ms", ("p99", 30.0)), ("p99.9=1.5s", ("p99.9", 1500.0)), (None, None), ("", None), ("fast", None)],
+)
+def test_objectives_are_read(slo: str | None, found: tuple[str, float] | None) -> None:
+    assert shown.objective(slo) == found
+
+
+def test_an_interval_holds_every_repeat(measured: Result) -> None:
+    for point in measured.points:
+        for name in ("p50", "p99", "requests_per_s"):
+            found = shown.spread(point, name)
+            if found.low is not None and found.high is not None:
+                assert all(found.low <= getattr(one, name) <= found.high for one in point.repeats)
+    assert json.loads(result.encode(measured))["format"] == 2

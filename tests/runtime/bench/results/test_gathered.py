@@ -1,0 +1,128 @@
+"""From slices to points: the same slices give the same point, and every figure is that of the requests."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from corella_edge.routing.load import Box, asked_chances
+from corella_edge_runtime.bench.results import gathered, slo
+from corella_edge_runtime.bench.results.circumstances import Noise
+from corella_edge_runtime.bench.results.gathered import point
+from corella_edge_runtime.bench.results.histogram import counted
+from corella_edge_runtime.bench.results.points import Law
+from corella_edge_runtime.bench.results.seen import Meanwhile, Seen, Slice, Spot, sliced
+
+SPOT = Spot(scenario="single", threshold="ratio:0.2")
+
+
+def beside(**more: object) -> Meanwhile:
+    return Meanwhile(**{"wall": 2.0, "noise": Noise(foreign=0.01), "llm_seconds": 0.5, **more})  # type: ignore[arg-type]
+
+
+def requests() -> list[Seen]:
+    easy = [Seen(0.1 * i, 0.001 * (i + 1), 10, stages={"crm": 0.001}) for i in range(6)]
+    hard = [Seen(0.6 + 0.1 * i, 0.020, 10, 3, kept=1, evaluated=50, reused=7, stages={"crm": 0.001, "prefill": 0.015},
+                 degraded={"busy": 2}) for i in range(3)]  # fmt: skip
+    return [*easy, *hard, Seen(0.9, None), Seen(0.95, None, rejected=True)]
+
+
+def test_figures_of_a_point() -> None:
+    found = point([sliced(SPOT, 0, requests(), beside())], 0.2, 0.010, "no counters", Law())
+    assert found.histogram.count == 9
+    assert found.unrouted == counted([0.001 * (i + 1) for i in range(6)])
+    assert found.share.value == pytest.approx(9 / 90)
+    assert found.touched.value == pytest.approx(3 / 9)
+    told = found.outcomes
+    assert (told.requests, told.failed, told.rejected, told.late) == (11, 1, 1, 5)
+    assert (told.easy, told.llm, told.kept, told.degraded) == (90 - 9 - 6, 6, 3, {"busy": 6})
+    assert found.requests_per_s.value == pytest.approx(9 / 2.0)
+    assert found.candidates_per_s.value == pytest.approx(90 / 2.0)
+    assert found.goodput is not None
+    assert found.goodput.value == pytest.approx(6 / 2.0)
+    assert found.llm_ms_per_thousand == pytest.approx(0.5 / 11 * 1e6)
+    stages = {stage.name: stage for stage in found.stages}
+    assert stages["prefill"].ms == pytest.approx(3 * 15 / 11)
+    assert (stages["prefill"].requests, stages["prefill"].p50) == (3, 15.0)
+    assert found.energy.joules_per_thousand is None
+    assert found.energy.why == "no counters"
+    assert found.tokens_evaluated == pytest.approx(150 / 11)
+
+
+def test_energy_and_noise_of_several_slices() -> None:
+    found = ((Noise(foreign=0.5), 7), (Noise(foreign=None, steal=0.2), 9))
+    slices = [sliced(SPOT, i, requests(), beside(joules=11.0, noise=noise, memory=size))
+              for i, (noise, size) in enumerate(found)]  # fmt: skip
+    found = point(slices, 0.2, None, "", Law())
+    assert found.energy.joules_per_thousand == pytest.approx(1000.0)
+    assert (found.noise.foreign, found.noise.steal) == (0.5, 0.2)
+    assert found.memory_bytes == 9
+    assert found.goodput is None
+    assert len(found.repeats) == 2
+    assert found.over_time[-1].at_s > 2.0
+    assert sum(moment.requests for moment in found.over_time) == 22
+    short = [sliced(SPOT, i, requests(), beside(wall=0.1)) for i in range(2)]  # more time passed between requests
+    moments = [moment.at_s for moment in point(short, 0.2, None, "", Law()).over_time]
+    assert moments == sorted(moments)
+
+
+def test_noise_of_slices_counts_by_their_length() -> None:
+    slices = [sliced(SPOT, i, requests(), beside(wall=wall, noise=Noise(foreign=foreign, steal=foreign)))
+              for i, (wall, foreign) in enumerate([(1.0, 0.8), (3.0, 0.0)])]  # fmt: skip
+    found = gathered.mean_noise(slices)
+    assert (found.foreign, found.steal) == (pytest.approx(0.2), pytest.approx(0.2))
+    unknown = [slices[0], sliced(SPOT, 2, requests(), beside(noise=Noise(foreign=None)))]
+    assert gathered.mean_noise(unknown).foreign is None
+
+
+def test_two_slices_hold_what_one_would() -> None:
+    seen = requests()
+    whole = point([sliced(SPOT, 0, seen, beside())], 0.2, None, "", Law())
+    halves = point([sliced(SPOT, i, part, beside()) for i, part in enumerate((seen[:5], seen[5:]))], 0.2, None, "",
+                   Law())  # fmt: skip
+    assert halves.histogram == whole.histogram
+    assert halves.share.value == whole.share.value
+    assert halves.outcomes == whole.outcomes
+    assert halves.latency.p90.value == whole.latency.p90.value
+
+
+def test_nobody_answered() -> None:
+    found = point([sliced(SPOT, 0, [Seen(0.0, None)], beside())], 0.2, 0.01, "", Law())
+    assert found.latency.p50.value is None
+    assert found.outcomes.failed == 1
+    assert gathered.llm_time([sliced(SPOT, 0, [], beside(llm_seconds=None))]) is None
+
+
+TRUE, CORRELATION, N = Box(0.0012, 0.008, 0.0006, 0.1, 0.2), 0.15, 20
+
+
+def machine(ratio: float, correlation: float, prefix: float, count: int, **spot: str) -> Slice:
+    """Slices of a machine whose law is known."""
+    rng = np.random.default_rng([int(1000 * ratio), int(1e6 * prefix)])
+    asked = rng.choice(N + 1, size=count, p=asked_chances(ratio, N, correlation))
+    llm = np.where(asked > 0, prefix + TRUE.suffix * asked, 0.0) * np.exp(TRUE.llm_spread * rng.standard_normal(count))
+    took = TRUE.crm * np.exp(TRUE.crm_spread * rng.standard_normal(count)) + llm
+    seen = [Seen(float(i), float(s), N, int(a)) for i, (s, a) in enumerate(zip(took, asked, strict=True))]
+    return sliced(Spot(**{"scenario": "single", "threshold": f"ratio:{ratio:g}", **spot}), 0, seen, beside())  # type: ignore[arg-type]
+
+
+def test_the_law_holds_on_requests_that_it_was_not_fitted_on() -> None:
+    ratios = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    slices = [machine(ratio, CORRELATION, TRUE.prefix, 6000) for ratio in ratios]
+    slices += [machine(ratio, CORRELATION, 0.002, 6000, users="returning") for ratio in ratios]
+    slices += [machine(ratio, 0.0, TRUE.prefix, 6000, routing="random") for ratio in ratios[1:-1]]
+    found = {one.spot: [one] for one in slices}
+    told = slo.laws(found, {f"ratio:{ratio:g}": ratio for ratio in ratios})
+    for spot, law in told.items():
+        assert law.touched == pytest.approx(law.seen_touched, rel=0.15, abs=1e-12), spot
+        assert law.p99 == pytest.approx(law.seen_p99, rel=0.15), spot
+        assert law.independent >= law.touched - 1e-9
+    assert told[Spot(scenario="single", threshold="ratio:0.05", routing="random")].correlation == 0.0
+
+
+def test_too_little_for_a_law_still_tells_what_independent_candidates_would_do() -> None:
+    one = machine(0.05, CORRELATION, TRUE.prefix, 50)
+    law = slo.laws({one.spot: [one]}, {"ratio:0.05": 0.05})[one.spot]
+    assert (law.p99, law.touched, law.correlation) == (None, None, None)
+    assert law.independent is not None
+    assert slo.laws({SPOT: [sliced(SPOT, 0, [Seen(0.0, None)], beside())]}, {"ratio:0.2": 0.2})[SPOT] == Law()
