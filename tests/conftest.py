@@ -40,8 +40,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ[made_once.FOLDER] = f"{_run.name}/made"
 
 
-# What is imported and collected stays to the end. Looking at it again and again takes the garbage collector a third of the
-# time of collecting, and half a second in each full pass after that.
+# What is imported and collected stays to the end. Looking at it again and again takes the garbage collector a third of
+# the time of collecting, and half a second in each full pass after that.
 gc.disable()
 
 

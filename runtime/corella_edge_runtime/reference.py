@@ -75,12 +75,13 @@ def tolerance(bundle: Bundle) -> Tolerance:
 def _of_adapters(bundle: Bundle) -> dict[str, float]:
     """What verification.json allows each adapter that has a tolerance of its own."""
     told = bundle.json("verification.json").get("adapters")
-    found = (
-        {name: row.get("tolerance") for name, row in told.items() if isinstance(row, dict)}
-        if isinstance(told, dict)
-        else {}
-    )
-    return {name: float(value) for name, value in found.items() if type(value) in (int, float) and 0.0 <= value <= 1.0}
+    rows = told if isinstance(told, dict) else {}
+    found = {name: row.get("tolerance") for name, row in rows.items() if isinstance(row, dict)}
+    return {
+        name: float(value)
+        for name, value in found.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value <= 1.0
+    }
 
 
 def compare(engine: Engine, tell: Callable[[int, int], None] = lambda done, of: None) -> ReferenceCheck:
