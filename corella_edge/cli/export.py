@@ -84,8 +84,10 @@ def export(
     file is compared with torch; the bundle appears complete and verified, or not at all.
     """
     ready = _ready(llm_gguf, llm_form, checkpoint, no_llm)
-    if (ready or no_llm) and (imatrix or sweep or max_auc_drop is not None):
-        raise click.UsageError("--imatrix, --sweep and --max-auc-drop are for an LLM that the run has trained")
+    if (ready or no_llm) and (llm_type or imatrix or sweep or max_auc_drop is not None):
+        raise click.UsageError(
+            "--llm-type, --imatrix, --sweep and --max-auc-drop are for an LLM that the run has trained"
+        )
     separate, others = adapter == "separate", _by_name(added)
     if (others and not separate) or (separate and (ready or no_llm)):
         raise click.UsageError("--add goes with --adapter separate, which is for an LLM that the run has trained")
@@ -150,6 +152,8 @@ def _by_type(rows: list[dict[str, Any]], sweep: bool) -> Iterator[str]:
 
 def _ready(file: Path | None, form: str, source: Path | None, no_llm: bool) -> ReadyLlm | None:
     """The ready LLM that was asked for, looked at before anything heavy is imported by its name."""
+    if file is None and form == "chat":
+        raise click.UsageError("--llm-form is for --llm-gguf: a trained LLM is asked as it was trained")
     if file is None:
         return None
     if no_llm:

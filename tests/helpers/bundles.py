@@ -1,4 +1,4 @@
-"""A small real bundle, made without torch in under a second: an additive CRM and a Llama with random weights."""
+"""A small real bundle, made once a test run without torch: an additive CRM and a Llama with random weights."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request_message import parse_request
 from corella_edge.routing.measure import entropy
 from corella_edge.routing.policy import Calibration
+from made_once import copy_of
 
 GENRES = ["Action", "Comedy", "Drama"]
 ITEMS, USERS, ROWS, WINDOW = 40, 30, 240, 5
@@ -34,6 +35,13 @@ def make_bundle(
 ) -> Path:  # fmt: skip
     """Write a sealed bundle at `out`; the last item of its catalogue has no title. By itself it is answered by the
     first of the adapters."""
+    name = f"bundle-{llm}-{sample}-{seed}-{version}-{llm_type}-{'+'.join(adapters)}"
+    return copy_of(name, out, lambda kept: _make(kept, llm, sample, seed, version, llm_type, adapters))
+
+
+def _make(
+    out: Path, llm: bool, sample: bool, seed: int, version: str, llm_type: str, adapters: tuple[str, ...]
+) -> None:
     rng = np.random.default_rng(seed)
     with new_folder(out) as folder:
         schema, catalog = _schema(), _catalog(rng)
@@ -56,7 +64,6 @@ def make_bundle(
             _lines(folder / "sample.jsonl", [{"request": row, "label": label} for row, label in pairs])
         _write_figures(folder, crm, labels)
         bundle.seal(folder, "tiny", version, {"recipe": "tiny", "created": "2024-01-01T00:00:00Z"})
-    return out
 
 
 def _schema() -> Schema:

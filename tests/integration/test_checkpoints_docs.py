@@ -10,6 +10,7 @@ import click
 import pytest
 
 from corella_edge.cli import cli
+from corella_edge.errors import RecipeError
 from corella_edge_export.bundling import file_types
 from corella_edge_export.bundling.ready import TORCH_ROWS
 from corella_edge_export.bundling.verify import F16_TOLERANCE
@@ -39,6 +40,15 @@ def test_the_recipe_of_the_page_is_one(tmp_path: Path) -> None:
     (tmp_path / "asked.toml").write_text(text)
     recipe = load_recipe(str(tmp_path / "asked.toml"))
     assert (recipe.prompt.history_lines, recipe.export.calibration_rows) == (4, 500)
+
+
+def test_the_recipe_that_names_the_hub_is_one_once_it_is_pinned(tmp_path: Path) -> None:
+    (text,) = blocks(section(PAGE, "From the hub"), "toml")
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(RecipeError, match="pin it as"):
+        load_recipe(str(tmp_path / "mine.toml"))
+    (tmp_path / "mine.toml").write_text(text.replace("COMMIT", "0" * 40))
+    assert load_recipe(str(tmp_path / "mine.toml")).llm.source == "checkpoint"
 
 
 def test_the_limits_of_the_page_are_the_products() -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SHARE, FEWEST = 0.3, 200  # of the rows, the hardest; and no fewer than so many
 MAX_DROP = 0.002  # of AUC, what a sweep allows where nothing else is said
 NEAR = 1.05  # a type that takes no more of the fastest one's time is as fast
+DRAWS = 500  # of the bootstrap, as at the calibration: an export waits for it
 IMPORTANT_ROWS = 500  # training rows whose prompts tell what is important
 UNQUANTISED = ("F32", "F16", "BF16")
 Floats = npt.NDArray[np.float64]
@@ -37,7 +38,8 @@ class Tried:
     Attributes:
         size: bytes of the file.
         milliseconds: of a row, prefixes kept as in serving.
-        auc, logloss, ece: of its P(Yes). `drop`: f16's AUC less its own.
+        auc, logloss, ece: of its P(Yes).
+        drop: f16's AUC less its own; `low`, `high`: its 95 % interval over users.
         moved, furthest: the mean and the greatest change of P(Yes) against f16.
     """
 
@@ -48,12 +50,19 @@ class Tried:
     logloss: float
     ece: float
     drop: float
+    low: float
+    high: float
     moved: float
     furthest: float
 
     def to_json(self, timed: bool) -> dict[str, Any]:
         """Without its time unless that decided something: else the same run makes the same bundle."""
         return {name: value for name, value in asdict(self).items() if timed or name != "milliseconds"}
+
+    @property
+    def lost(self) -> str:
+        """The drop with its interval, for people."""
+        return f"{self.drop:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
 def hard_rows(crm: Floats) -> npt.NDArray[np.bool_]:
@@ -64,12 +73,18 @@ def hard_rows(crm: Floats) -> npt.NDArray[np.bool_]:
     return found
 
 
-def tried(kind: str, size: int, milliseconds: float, found: Floats, f16: Floats, labels: npt.NDArray[Any]) -> Tried:
-    """`found` and `f16`: P(Yes) of the same hard rows, float64 [n], nan where there is no text; `labels` [n]."""
+def tried(
+    kind: str, size: int, milliseconds: float, found: Floats, f16: Floats, labels: npt.NDArray[Any],
+    users: npt.NDArray[Any],
+) -> Tried:  # fmt: skip
+    """`found`, `f16`: P(Yes) of the same hard rows, float64 [n], nan where there is no text; `labels`, `users`: [n]."""
     known = ~np.isnan(f16)
-    own, other = (metrics.quality(scores[known], labels[known]) for scores in (found, f16))
+    draws = metrics.Bootstrap(users[known], DRAWS)
+    theirs, mine = (metrics.sampled_auc(scores[known], labels[known], draws) for scores in (f16, found))
+    drop = theirs.gain(mine)
+    own = metrics.quality(found[known], labels[known])
     moved, ece = np.abs(found - f16)[known], metrics.ece(found[known], labels[known])
-    return Tried(kind, size, milliseconds, own.auc, own.logloss, ece, other.auc - own.auc,
+    return Tried(kind, size, milliseconds, own.auc, own.logloss, ece, drop.value, drop.low, drop.high,
                  float(moved.mean()), float(moved.max()))  # fmt: skip
 
 
@@ -83,7 +98,7 @@ def choose(rows: Sequence[Tried], max_drop: float) -> Tried:
     if not good:
         nearest = min(rows, key=lambda row: row.drop)
         raise ExportError(f"no file type keeps the AUC of hard rows within {max_drop:g} of f16's; the nearest, "
-                          f"{nearest.kind}, loses {nearest.drop:.4f}")  # fmt: skip
+                          f"{nearest.kind}, loses {nearest.lost}")  # fmt: skip
     fastest = min(row.milliseconds for row in good)
     return min((row for row in good if row.milliseconds <= NEAR * fastest), key=lambda row: row.size)
 
@@ -93,7 +108,7 @@ def check(rows: Sequence[Tried], max_drop: float | None) -> None:
     for row in rows:
         if max_drop is not None and not row.drop <= max_drop:
             raise ExportError(
-                f"{row.kind} loses {row.drop:.4f} of AUC on hard rows against f16, --max-auc-drop allows {max_drop:g}; "
+                f"{row.kind} loses {row.lost} of AUC on hard rows against f16, --max-auc-drop allows {max_drop:g}; "
                 "choose another type (--sweep compares all), or weigh by --imatrix"
             )
 
@@ -112,10 +127,10 @@ def check_types(types: Sequence[str]) -> None:
 
 def table(rows: Sequence[Tried]) -> Iterator[list[str]]:
     """Cells, a head first."""
-    yield ["type", "MiB", "ms/row", "AUC", "drop", "log-loss", "ECE", "P(Yes) moved", "at most"]
+    yield ["type", "MiB", "ms/row", "AUC", "drop [95 %]", "log-loss", "ECE", "P(Yes) moved", "at most"]
     for row in rows:
-        figures = (row.auc, row.drop, row.logloss, row.ece, row.moved, row.furthest)
-        yield [row.kind, f"{row.size / 2**20:.1f}", f"{row.milliseconds:.2f}", *(f"{value:.4f}" for value in figures)]
+        auc, *rest = (f"{value:.4f}" for value in (row.auc, row.logloss, row.ece, row.moved, row.furthest))
+        yield [row.kind, f"{row.size / 2**20:.1f}", f"{row.milliseconds:.2f}", auc, row.lost, *rest]
 
 
 class FileTypeWriter:
@@ -186,5 +201,6 @@ class FileTypeWriter:
         found = verify.gguf_scores(path, self.prompts, requests, self.job.options.threads, adapter=self.job.adapter)
         milliseconds = 1000.0 * (time.monotonic() - started) / max(1, len(requests))
         hard = found if len(requests) == self.hard.sum() != len(self.hard) else found[self.hard]
-        labels = self.job.sample.labels[self.hard]
-        return found, tried(kind, path.stat().st_size, milliseconds, hard, self.scores[self.hard], labels)
+        rows, size = self.job.sample, path.stat().st_size
+        labels, users = rows.labels[self.hard], rows.users[self.hard]
+        return found, tried(kind, size, milliseconds, hard, self.scores[self.hard], labels, users)

@@ -78,13 +78,16 @@ def _folder(path: Path) -> FoundModel:
     headers: list[pretrained.Header] = []
     files: list[Path] = []
 
-    def whole() -> None:
-        config = pretrained.read_config(path)
-        pretrained.check_config(path, config)
+    def parts() -> None:
         files.extend(pretrained.weight_files(path))
         headers.extend(header for file in files for header in pretrained.read_headers(file))
+
+    lacking = _why_not(parts)
+
+    def whole() -> None:
+        pretrained.check_config(path, pretrained.read_config(path))
         tied = bool(pretrained.model_config(path).tie_word_embeddings)
-        if wrong := pretrained.misfit(headers, pretrained.expected(path), tied):
+        if wrong := lacking or pretrained.misfit(headers, pretrained.expected(path), tied):
             raise InputError(wrong)
 
     def tokens() -> None:

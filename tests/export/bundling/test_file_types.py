@@ -28,7 +28,7 @@ from corella_edge_export.training.run import Run
 from corella_edge_runtime.llm.llama.binding import quantize
 from tiny_run import recipe
 
-ROW = Tried("Q8_0", 1000, 1.0, 0.7, 0.6, 0.05, 0.0, 0.01, 0.1)
+ROW = Tried("Q8_0", 1000, 1.0, 0.7, 0.6, 0.05, 0.0, -0.01, 0.01, 0.01, 0.1)
 ROWS = st.lists(
     st.builds(
         lambda size, ms, drop: replace(ROW, kind=f"{size} {ms} {drop}", size=size, milliseconds=ms, drop=drop),
@@ -60,10 +60,12 @@ def test_hard_rows_are_those_of_highest_entropy(values: list[float]) -> None:
 
 
 def test_a_type_is_judged_against_f16() -> None:
-    labels, f16 = np.array([1, 0, 1, 0]), np.array([0.9, 0.2, 0.8, 0.1])
-    assert tried("X", 5, 1.0, f16, f16, labels).drop == 0
-    worse = tried("X", 5, 1.0, np.array([0.1, 0.2, 0.8, 0.9]), f16, labels)
+    labels, f16, users = np.array([1, 0, 1, 0]), np.array([0.9, 0.2, 0.8, 0.1]), np.array([1, 1, 2, 2])
+    same = tried("X", 5, 1.0, f16, f16, labels, users)
+    assert (same.drop, same.low, same.high) == (0.0, 0.0, 0.0)
+    worse = tried("X", 5, 1.0, np.array([0.1, 0.2, 0.8, 0.9]), f16, labels, users)
     assert (worse.auc, worse.drop) == (0.25, 0.75)
+    assert worse.low <= 0.75 <= worse.high <= 1.0
     assert worse.furthest == pytest.approx(0.8)
     assert len(list(table([worse]))) == 2
 
@@ -71,7 +73,7 @@ def test_a_type_is_judged_against_f16() -> None:
 def test_the_gate_names_the_type() -> None:
     check([ROW], 0.0)
     check([replace(ROW, drop=0.4)], None)
-    with pytest.raises(ExportError, match=r"Q8_0 loses 0\.4000 of AUC .* --max-auc-drop allows 0\.1"):
+    with pytest.raises(ExportError, match=r"Q8_0 loses 0\.4000 \[-0\.0100, 0\.0100\] of AUC .* allows 0\.1"):
         check([replace(ROW, drop=0.4)], 0.1)
     with pytest.raises(ExportError, match="loses nan"):
         check([replace(ROW, drop=float("nan"))], 0.1)

@@ -194,6 +194,23 @@ def test_the_command_takes_prompt_and_rows_of_another_recipe(run: Run, source: P
     assert len((tmp_path / "b" / "sample.jsonl").read_text().splitlines()) == 10
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--llm-gguf", "FILE", "--llm-type", "Q4_0"], "are for an LLM that the run has trained"),
+        (["--llm-form", "chat"], "--llm-form is for --llm-gguf"),
+    ],
+)
+def test_options_without_an_effect_are_refused(
+    run: Run, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    given = [str(source / "ready.gguf") if option == "FILE" else option for option in options]
+    with pytest.raises(SystemExit) as left:
+        main(["export", str(run.folder), "--out", str(tmp_path / "b"), *given])
+    assert left.value.code == InputError.exit_code
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["plain", "chat"])
 def test_smollm2_is_taken_as_it_is(run: Run, tmp_path: Path, form: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -49,6 +50,15 @@ def test_what_cannot_be_used_says_why(models: Path) -> None:
     assert "model_type is 'bert'" in other.trained
     with pytest.raises(InputError, match="neither a GGUF file nor the folder"):
         looking.look(models / "files")
+
+
+def test_a_folder_of_another_architecture_is_told_with_its_size(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "qwen", tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
+    found, whole = looking.look(tmp_path / "other"), looking.look(models / "qwen")
+    assert "model_type is 'bert'" in found.trained
+    assert (found.size, found.numbers) == (whole.size, whole.numbers)
 
 
 EDITS = st.lists(st.tuples(st.integers(0, 20_000), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4)
