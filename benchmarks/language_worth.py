@@ -57,6 +57,7 @@ from harness.worth_rows import ALL, KNOWN, NEW, Floats, Mask, SplitRows, asked
 from new_items import LabelledPairs, feeds
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+METRICS = {"auc": sampled_auc, "uauc": sampled_uauc}
 Row = dict[str, Any]
 Figures = dict[str, dict[str, Sampled]]  # part, metric
 Cost = dict[str, float]
@@ -270,7 +271,8 @@ def by_newness(
     rules = [fusion("stack", valid.part(mask), threshold) for mask in fitted]
     final = np.where(new, *(fused(test, chosen, rule) for rule in rules))
     weights = dict(zip((NEW, KNOWN), (list(rule.weights or ()) for rule in rules), strict=True))
-    return {"weights by newness": {"weights": weights, ALL: gain(final), NEW: gain(final, NEW)}}
+    within = {part: gain(final, part, "uauc") for part in (ALL, NEW)}
+    return {"weights by newness": {"weights": weights, ALL: gain(final), NEW: gain(final, NEW), "within users": within}}
 
 
 def as_many(chosen: Mask, answered: Mask, rows: SplitRows) -> Mask:
@@ -312,10 +314,13 @@ def alone(scores: Floats, rows: SplitRows, draw: dict[str, Bootstrap], base: Fig
     return found
 
 
-def gain_of(rows: SplitRows, draw: dict[str, Bootstrap], base: Figures, scores: Floats, part: str = ALL) -> Row:
-    """The gain of scores float64 [n] in AUC over the base model, in a part of the rows."""
+def gain_of(
+    rows: SplitRows, draw: dict[str, Bootstrap], base: Figures, scores: Floats, part: str = ALL, metric: str = "auc"
+) -> Row:
+    """The gain of scores float64 [n] over the base model, in a part of the rows."""
     mask = rows.parts[part]
-    return interval(sampled_auc(scores[mask], rows.split.labels[mask], draw[part]).gain(base[part]["auc"]))
+    own = METRICS[metric](scores[mask], rows.split.labels[mask], draw[part])
+    return interval(own.gain(base[part][metric]))
 
 
 def figures(scores: Floats, rows: SplitRows, draw: dict[str, Bootstrap]) -> Figures:
@@ -323,7 +328,7 @@ def figures(scores: Floats, rows: SplitRows, draw: dict[str, Bootstrap]) -> Figu
     found: Figures = {}
     for part, mask in rows.parts.items():
         given = scores[mask], rows.split.labels[mask], draw[part]
-        found[part] = {"auc": sampled_auc(*given), "uauc": sampled_uauc(*given)}
+        found[part] = {name: metric(*given) for name, metric in METRICS.items()}
     return found
 
 

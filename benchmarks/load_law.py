@@ -31,7 +31,7 @@ from corella_edge_runtime.bench.measure.target import InProcess, rest
 from corella_edge_runtime.bench.results import slo
 from corella_edge_runtime.bench.results.circumstances import Noise
 from corella_edge_runtime.bench.results.seen import Meanwhile, Seen, Spot, sliced
-from corella_edge_runtime.bench.results.slo import Measured, Row
+from corella_edge_runtime.bench.results.slo import Measured, MeasuredShare
 from corella_edge_runtime.engine import Engine
 from harness.quiet import Watch, is_void
 from harness.results import ended
@@ -64,7 +64,7 @@ def fitted(target: InProcess, half: Sequence[Request], seconds: float, pause: fl
     return slo.fitted(rows)
 
 
-def row(seen: Sequence[Seen], ratio: float) -> Row:
+def row(seen: Sequence[Seen], ratio: float) -> MeasuredShare:
     """What these requests say of a ratio."""
     spot = Spot(scenario="single", threshold=f"ratio:{ratio:g}")
     found = slo.of_slices([sliced(spot, 0, seen, Meanwhile(1.0, Noise()))], ratio, 0, 1)
@@ -72,14 +72,14 @@ def row(seen: Sequence[Seen], ratio: float) -> Row:
     return found
 
 
-def under_load(target: InProcess, half: Sequence[Request], ratio: float, qps: float, seed: int) -> Row:
+def under_load(target: InProcess, half: Sequence[Request], ratio: float, qps: float, seed: int) -> MeasuredShare:
     """Latency from the moments of the requests, and what was asked."""
     target.forget()
     moments = np.cumsum(np.random.default_rng(seed).exponential(1.0 / qps, len(half))).tolist()
     return row(target.stream(bodies(half, f"ratio:{ratio:g}"), moments), ratio)
 
 
-def compared(found: Measured, at: Row, ratio: float, load: Load, draws: Draws) -> dict[str, Any]:
+def compared(found: Measured, at: MeasuredShare, ratio: float, load: Load, draws: Draws) -> dict[str, Any]:
     """Prediction and measurement of one ratio, and how far apart they are."""
     seen = {name: getattr(at, name) for name in ("share", "touched", "p50", "p99")}
     said = asdict(reached(found.cold, load, at.share, draws))

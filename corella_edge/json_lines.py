@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,12 +28,16 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One candidate as the trained models scored it: probabilities, and the prompt's token ids."""
+    """One candidate as the trained models scored it: probabilities, and the prompt's token ids.
+
+    `adapters`: name → P(Yes) by an adapter that the bundle's own answers do without.
+    """
 
     request: Request
     crm: float
     prompt: tuple[int, ...] | None
     llm: float | None
+    adapters: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_lines(source: Path | TextFile, parse: Callable[[Any], T], kind: Kind = InputError) -> Iterator[T]:
@@ -90,16 +94,20 @@ def _label(value: Any, path: str) -> int | None:
 
 
 def parse_reference(value: Any) -> Reference:
-    """`{"request", "crm", "prompt", "llm"}` of one candidate."""
-    if not isinstance(value, dict) or value.keys() != {"request", "crm", "prompt", "llm"}:
+    """`{"request", "crm", "prompt", "llm"}` of one candidate, and "adapters" where there are further ones."""
+    if not isinstance(value, dict) or value.keys() - {"adapters"} != {"request", "crm", "prompt", "llm"}:
         raise InputError("expected an object with the fields request, crm, prompt, llm")
     request = parse_request(value["request"])
     _single(request, None)
     prompt, llm = value["prompt"], value["llm"]
     if prompt is not None and not (isinstance(prompt, list) and all(type(token) is int for token in prompt)):
         raise InputError("prompt: expected a list of token ids, or null")
+    scores = value.get("adapters", {})
+    if not isinstance(scores, dict):
+        raise InputError("adapters: expected an object")
+    adapters = {name: _probability(found, f"adapters.{name:.80}") for name, found in scores.items()}
     return Reference(request, _probability(value["crm"], "crm"), None if prompt is None else tuple(prompt),
-                     None if llm is None else _probability(llm, "llm"))  # fmt: skip
+                     None if llm is None else _probability(llm, "llm"), adapters)  # fmt: skip
 
 
 def _probability(value: Any, path: str) -> float:

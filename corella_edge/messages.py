@@ -209,9 +209,13 @@ def _inner(form: types.Type, step: Any) -> types.Type | None:
 
 
 def _fits(value: object, form: types.Type | None) -> bool:
-    """Whether a value of an object of texts, or of features, is one; or an object, where the form has them."""
+    """Whether a value of an object of texts, of numbers, or of features, is one; or an object, where the form has
+    them."""
     if isinstance(form, types.StrType):
         return isinstance(value, str)
+    if isinstance(form, types.FloatType):
+        least, most = given(form.ge, -math.inf), given(form.le, math.inf)
+        return type(value) in (int, float) and least <= value <= most  # type: ignore[operator]
     kinds = [option.cls for option in _options(form) if isinstance(option, types.StructType)]
     if kinds and value is None:
         return False

@@ -212,6 +212,7 @@ class Request:
         selection: which items are ranked, and in what order they are answered.
         seen: items of the user beside those of the history; a server's store knows them.
         stock: what the server holds as available; None = it holds nothing of the kind.
+        adapters: name → weight of the LLM's adapters that it is answered by; None = as the bundle says.
     """
 
     user: User
@@ -226,6 +227,7 @@ class Request:
     selection: Selection = EVERYTHING
     seen: Collection[str] = ()
     stock: Stock | None = None
+    adapters: Mapping[str, float] | None = None
 
     def __init__(
         self,
@@ -241,6 +243,7 @@ class Request:
         selection: Selection = EVERYTHING,
         seen: Collection[str] = (),
         stock: Stock | None = None,
+        adapters: Mapping[str, float] | None = None,
     ) -> None:
         put = object.__setattr__
         put(self, "user", user)
@@ -255,6 +258,7 @@ class Request:
         put(self, "selection", selection)
         put(self, "seen", seen)
         put(self, "stock", stock)
+        put(self, "adapters", adapters)
 
     @property
     def excludes_seen(self) -> bool:

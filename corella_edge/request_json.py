@@ -22,6 +22,8 @@ def request_json(request: Request) -> dict[str, Any]:
             else {"item": candidate.item, "features": dict(candidate.features)}
             for candidate in request.candidates
         ]
+    if request.adapters is not None:
+        answer["adapters"] = {name: _plain(weight) for name, weight in request.adapters.items()}
     rest = {"threshold": request.threshold, "top_k": request.top_k, "timeout_ms": request.timeout_ms}
     return answer | {name: _plain(value) for name, value in rest.items() if value is not None}
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import astuple
 
+from corella_edge.adapters import AdapterWeights, OneAdapter, asked_for
 from corella_edge.errors import InputError
 from corella_edge.formats.strict_json import decode
 from corella_edge.history import MAX_TIME, column, is_plain, sensible
@@ -135,6 +136,8 @@ class Options(Selection, forbid_unknown_fields=True, kw_only=True):
             "no model reads or anything else that `notes` would mention, except an order that is put right (422)."
         ),
     ] = UNSET
+    adapter: OneAdapter = UNSET
+    adapters: AdapterWeights = UNSET
 
 
 class UserRequest(Options):
@@ -200,8 +203,9 @@ def _request(message: RequestMessage) -> tuple[Request, int]:
         strict,
         notes,
         _selection(message),
+        adapters=asked_for(message.adapter, message.adapters),
     )
-    return request, _set(message) + users + slates
+    return request, _set(message) + users + slates + len(message.adapters or ())
 
 
 def _selection(message: RequestMessage) -> Selection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Annotated, Any, Literal
@@ -71,6 +71,7 @@ class Scores:
         propensity: float64 [n], the chance with which the LLM was asked; None where nothing was left to chance.
         value: by which the probabilities rank; None = by themselves.
         shadow: float64 [n], P(Yes) that was asked for beside the request and counts nowhere; NaN where it was not.
+        adapters: name → weight of the LLM's adapters by which it answers; None: the bundle has none.
     """
 
     items: tuple[str, ...]
@@ -88,6 +89,7 @@ class Scores:
     propensity: FloatArray | None = None
     shadow: FloatArray | None = None
     value: Weighting | None = None
+    adapters: Mapping[str, float] | None = None
 
     @property
     def entropy(self) -> FloatArray:
@@ -198,6 +200,13 @@ class Explanation(Struct, forbid_unknown_fields=True):
     tokens: TokenCounts
     milliseconds: dict[str, float]
     measure: Annotated[str, Meta(description="What the threshold is of, where not the entropy.")] | UnsetType = UNSET
+    adapters: (
+        Annotated[
+            dict[str, float],
+            Meta(description="Weights of the LLM's adapters by which it answers; of a bundle with adapters."),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class Answer(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -298,4 +307,5 @@ def _explained(scores: Scores) -> Explanation:
         TokenCounts(trace.evaluated, trace.reused),
         {name: round(1000.0 * seconds, 3) for name, seconds in trace.seconds.items()},
         UNSET if trace.measure == Entropy.name else trace.measure,
+        UNSET if scores.adapters is None else dict(scores.adapters),
     )

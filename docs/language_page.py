@@ -127,6 +127,8 @@ def _slices(found: Json) -> Iterator[str]:
             for part in ("new items", ALL):
                 cells = [figure(model[share]["weights by newness"][part], "+") for share in shares]
                 yield table_row(model["name"], f"{part}, new items with weights of their own", *cells)
+                cells = [figure(model[share]["weights by newness"]["within users"][part], "+") for share in shares]
+                yield table_row(model["name"], "the same, within users (UAUC)", *cells)
     yield ""
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from corella_edge.adapters import NONE, Adapters, file_of, names_in
 from corella_edge.bundle.files import NAME, decode, read_bytes, read_json, shown
 from corella_edge.bundle.schema_files import read_catalog, read_schema
 from corella_edge.catalog import Catalog
@@ -28,11 +29,12 @@ from corella_edge.routing.routing_file import CALIBRATED_ON, parse_calibration, 
 if TYPE_CHECKING:
     from corella_edge.bundle.signature import TrustedKey
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, WITH_ADAPTERS = 1, 2  # the second one: a reader of the first would ask the LLM without its adapters
 MANIFEST, SEAL, SIGNATURE = "manifest.json", "manifest.sha256", "manifest.json.minisig"
 _OWN = (MANIFEST, SEAL, SIGNATURE)
 POPULAR, EVENTS = "popular.jsonl", "events.json"  # optional
 ROUTING = "routing.json"
+LLM, ADAPTERS = "llm.gguf", "adapters.json"  # optional
 TEXT, TOKENIZER = "text.onnx", "text/tokenizer.json"  # optional: what makes vectors of words
 TEXT_REFERENCE = "text/reference.jsonl"  # optional: texts with the trained encoder's own vectors
 CRM_FILES = ("crm.onnx", "crm.int8.onnx")
@@ -65,20 +67,29 @@ class Manifest:
         if not isinstance(data, dict):
             raise BundleError(f"{MANIFEST}: expected an object")
         found = data.get("format_version")
-        if type(found) is not int or found != FORMAT_VERSION:
+        if type(found) is not int or found not in (FORMAT_VERSION, WITH_ADAPTERS):
             raise BundleError(
-                f"{MANIFEST}: format_version {shown(found)} is not known, this release reads {FORMAT_VERSION}; "
-                "use a matching release of corella-edge"
+                f"{MANIFEST}: format_version {shown(found)} is not known, this release reads {FORMAT_VERSION} and "
+                f"{WITH_ADAPTERS}; use a matching release of corella-edge"
             )
         for key, (kind, wanted) in _HEAD.items():
             if not isinstance(data.get(key), kind):
                 raise BundleError(f"{MANIFEST}: {key} is missing or not {wanted}")
         files = {name: _entry(name, value) for name, value in data["files"].items()}
-        return cls(data["name"], data["version"], _checked_names(files), data["about"])
+        made = cls(data["name"], data["version"], _checked_names(files), data["about"])
+        if found != made.format_version:
+            raise BundleError(f"{MANIFEST}: format_version {found}, but a bundle of these files has "
+                              f"{made.format_version} ({WITH_ADAPTERS}: with adapters)")  # fmt: skip
+        return made
+
+    @property
+    def format_version(self) -> int:
+        """The first one in which a bundle of these files is understood."""
+        return WITH_ADAPTERS if ADAPTERS in self.files else FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
         files = {name: {"sha256": e.sha256, "size": e.size} for name, e in sorted(self.files.items())}
-        head = {"format_version": FORMAT_VERSION, "name": self.name, "version": self.version}
+        head = {"format_version": self.format_version, "name": self.name, "version": self.version}
         return {**head, "files": files, "about": dict(self.about)}
 
 
@@ -101,7 +112,12 @@ def _checked_names(files: dict[str, FileEntry]) -> dict[str, FileEntry]:
 
 
 def _check_pairs(files: Collection[str]) -> None:
-    """A CRM whose events are read by a graph of their own has one for each of its forms."""
+    """A CRM whose events are read by a graph of their own has one for each of its forms; adapters are listed, and are
+    of an LLM."""
+    with_adapters = bool(names_in(files))
+    if with_adapters != (ADAPTERS in files) or (with_adapters and LLM not in files):
+        lacks = ADAPTERS if ADAPTERS not in files else LLM if with_adapters else "an adapter"
+        raise BundleError(f"{MANIFEST}: the bundle lacks {lacks}, which belongs to its adapters")
     readers = [events_file(name) for name in CRM_FILES]
     if not set(readers) & set(files):
         return
@@ -184,6 +200,20 @@ class Bundle:
         if not isinstance(data.get("template"), dict) or not isinstance(data.get("tokens"), dict):
             raise BundleError("prompt.json: expected the objects 'template' and 'tokens'")
         return Template.from_json(data["template"]), Tokens.from_json(data["tokens"])
+
+    def adapters(self) -> Adapters:
+        """Those beside the LLM; none for a bundle without adapters.
+
+        Raises:
+            BundleError: the list is damaged, or is not of the files that are there.
+        """
+        if not self.has(ADAPTERS):
+            return NONE
+        found, there = Adapters.parse(self.json(ADAPTERS)), names_in(self.manifest.files)
+        for name in {*found.names} ^ {*there}:
+            lacks = ADAPTERS if name in there else f"the file {file_of(name)}"
+            raise BundleError(f"{ADAPTERS}: the adapter {shown(name)} is missing in {lacks}")
+        return found
 
     def routing(self) -> Routing:
         """Which candidates the LLM is asked about, and how both scores of a routed row become one."""

@@ -62,6 +62,12 @@ DEFAULT_TYPE = "Q8_0"
 @click.option("--llm-form", type=click.Choice(["plain", "chat"]), default="plain", show_default=True,
               help="How that file is asked: a text to continue, or a turn of its own chat template with an empty think "
               "block.")  # fmt: skip
+@click.option("--adapter", type=click.Choice(["merged", "separate"]), default="merged", show_default=True,
+              help="What LoRA training has learned becomes part of the LLM's weights, or a file beside an LLM that "
+              "stays as it was before and may have several.")  # fmt: skip
+@click.option("--add", "added", metavar="NAME=RUN", multiple=True,
+              help="With --adapter separate: also the adapter of another finished run with the same LLM and prompts, "
+              "which requests ask for by its NAME. Repeat for more.")  # fmt: skip
 @click.option("--recipe", help="Take the [export] section of this recipe (a name or file) instead of the run's, and "
               "with --llm-gguf the [prompt], which a trained LLM knows otherwise.")  # fmt: skip
 @click.option("--llm-threads", type=ThreadCount(), help="Threads of the LLM. Default: all cores but one.")
@@ -70,7 +76,7 @@ def export(
     run: Path, data: Path | None, out: Path, llm_type: tuple[str, ...], name: str, bundle_version: str,
     crm_int8: bool, fusion: str | None, measure: str | None, no_sample: bool, no_llm: bool, llm_threads: int | None,
     checkpoint: Path | None, llm_gguf: Path | None, llm_form: str, recipe: str | None,
-    imatrix: bool, max_auc_drop: float | None, sweep: bool,
+    imatrix: bool, max_auc_drop: float | None, sweep: bool, adapter: str, added: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Turn the finished training RUN into a bundle.
 
@@ -82,6 +88,9 @@ def export(
         raise click.UsageError(
             "--llm-type, --imatrix, --sweep and --max-auc-drop are for an LLM that the run has trained"
         )
+    separate, others = adapter == "separate", _by_name(added)
+    if (others and not separate) or (separate and (ready or no_llm)):
+        raise click.UsageError("--add goes with --adapter separate, which is for an LLM that the run has trained")
     llm_type = tuple(llm_type) or ((DEFAULT_TYPE,) if not sweep else ())
     if no_llm:
         need("export --no-llm", "export", *EXPORT_MODULES)
@@ -94,9 +103,10 @@ def export(
     from corella_edge_runtime.machine.threads import llm_default
 
     threads = llm_threads or llm_default()
+    runs = {name: Run.open(place, data_of(place, None), checkpoint) for name, place in others.items()}
     options = ExportOptions(
         llm_type or _all_types(), name, bundle_version, not no_sample, crm_int8, fusion, measure, threads, not no_llm,
-        ready, imatrix, max_auc_drop, sweep,
+        ready, imatrix, max_auc_drop, sweep, separate, runs,
     )  # fmt: skip
     opened = Run.open(run, data_of(run, data), None if ready else checkpoint)
     if recipe is not None:
@@ -111,6 +121,17 @@ def export(
         click.echo(line)
     click.echo(f"{out}: {bundle.label}, {len(bundle.manifest.files)} files, {mib(size)}, verified")
     talk.then("serve", out)
+
+
+def _by_name(added: tuple[str, ...]) -> dict[str, Path]:
+    """NAME=RUN of each --add. Raises UsageError."""
+    pairs = [text.partition("=") for text in added]
+    if not all(name and equals and place for name, equals, place in pairs):
+        raise click.UsageError(f"--add {added[0]!r}: expected NAME=RUN, such as --add games=runs/games")
+    found = {name: Path(place) for name, _, place in pairs}
+    if len(found) < len(pairs):
+        raise click.UsageError("--add: a name is given twice")
+    return found
 
 
 def _all_types() -> tuple[str, ...]:

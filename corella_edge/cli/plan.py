@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from corella_edge.routing.load import Correlations, Reached
     from corella_edge.routing.policy import Policy
     from corella_edge_runtime.bench.results.result import Result
-    from corella_edge_runtime.bench.results.slo import Answer, Measured
+    from corella_edge_runtime.bench.results.slo import LargestShare, Measured
 
 KINDS = {"cold": "new users", "warm": "returning users"}
 RATIOS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of a measurement of its own, and of a correlation
@@ -133,7 +133,7 @@ def _correlations(log: Path, policy: Policy) -> Correlations:
 
 
 def _report(
-    objective: tuple[str, float], load: Any, found: Measured, policy: Policy, answers: dict[str, Answer]
+    objective: tuple[str, float], load: Any, found: Measured, policy: Policy, answers: dict[str, LargestShare]
 ) -> list[str]:
     from corella_edge.routing.load import QUANTILES
 
@@ -152,7 +152,7 @@ def _report(
     return [*lines, "", *(_of_policy(kind, policy, one, objective) for kind, one in answers.items())]
 
 
-def _row(kind: str, found: Measured, one: Answer, quantiles: tuple[str, ...]) -> tuple[str, ...]:
+def _row(kind: str, found: Measured, one: LargestShare, quantiles: tuple[str, ...]) -> tuple[str, ...]:
     best = one.best
     if best is None:
         return (KINDS[kind], "none", *[""] * (len(HEAD) - 2 + len(quantiles)))
@@ -160,7 +160,7 @@ def _row(kind: str, found: Measured, one: Answer, quantiles: tuple[str, ...]) ->
             f"{best.utilisation:.0%}", *(_ms(best.at(name)) for name in quantiles))  # fmt: skip
 
 
-def _of_policy(kind: str, policy: Policy, one: Answer, objective: tuple[str, float]) -> str:
+def _of_policy(kind: str, policy: Policy, one: LargestShare, objective: tuple[str, float]) -> str:
     if one.policy is None:
         return f"{KINDS[kind]}: the bundle does not tell which share {policy} asks"
     quantile, limit = objective

@@ -89,6 +89,10 @@ def _scores(bundle: Bundle, llm_threads: int | None) -> dict[str, Any]:
         if engine.llm is not None:
             result["llm"] = {"rows": found.llm_rows, "difference": found.llm, "allowed": found.allowed.llm,
                              "prompts": found.prompts}  # fmt: skip
+            if found.adapters:
+                usual, most = found.allowed.llm, found.allowed.adapters
+                result["adapters"] = {name: {"difference": apart, "allowed": most.get(name, usual)}
+                                      for name, apart in found.adapters.items()}  # fmt: skip
             result["fusion"] = {"rule": engine.fusion.rule, "difference": found.fused}
     return result
 
@@ -108,6 +112,8 @@ def _score_lines(result: dict[str, Any]) -> Iterator[str]:
     if llm := result["llm"]:
         yield f"prompts: {llm['prompts']} compared by token ids"
         yield f"LLM: {_compared(llm)}"
+        for name, part in result.get("adapters", {}).items():
+            yield f"LLM, adapter {name}: {_compared({**part, 'rows': llm['rows']})}"
         yield f"fusion: {result['fusion']['rule']}, greatest difference {result['fusion']['difference']:.2e}"
     else:
         yield "LLM: not checked: " + "; ".join(result["unchecked"])

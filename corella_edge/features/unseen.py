@@ -98,6 +98,11 @@ class Refusal:
         self._fields = schema.refused
         self.labels = {label(f) for f in self._fields}
 
+    def answered(self, unseen: Unseen) -> npt.NDArray[np.bool_] | None:
+        """bool [n]: the catalogue without items that a request could not name either; None = all of it."""
+        flags = [of for name, of in unseen.item_flags().items() if name in self.labels]
+        return ~np.logical_or.reduce(flags)[:-1] if flags else None
+
     def check(self, user: User, candidates: Candidates, unknown: Sequence[Names]) -> None:
         """Look closer at a request of which `unknown` tells the unseen fields of each candidate.
 

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
+from corella_edge.adapters import Weights
 from corella_edge.request import User
 from corella_edge.routing.measure import Floats
 
 Key = str | bytes  # a user's id, or the state of somebody without one
+Asked = str | tuple[str, Weights]  # an item, with the adapters by which the LLM was asked about it where there are some
 _ENCODER = msgspec.json.Encoder(order="sorted")
 
 
@@ -26,6 +28,11 @@ def state_of(user: User) -> bytes:
     history = user.history
     read = (user.features, history.items, history.ratings, history.times)
     return hashlib.blake2b(_ENCODER.encode(read), digest_size=16).digest()
+
+
+def asked_by(items: Sequence[str], adapters: Weights) -> Sequence[Asked]:
+    """Under which a user's answers about items are kept: other adapters give other ones."""
+    return [(item, adapters) for item in items] if adapters else items
 
 
 def key_of(user: User, state: bytes) -> Key:
@@ -38,7 +45,7 @@ class _Of:
     """One user's answers: item → score, the time at which it was given, and the state that it is of."""
 
     used: float
-    scores: dict[str, tuple[float, float, bytes]] = field(default_factory=dict)
+    scores: dict[Asked, tuple[float, float, bytes]] = field(default_factory=dict)
 
 
 class KeptAnswers:
@@ -59,18 +66,18 @@ class KeptAnswers:
     def __len__(self) -> int:
         return self._number
 
-    def get(self, key: Key, state: bytes, items: Sequence[str], now: float) -> Floats:
+    def get(self, key: Key, state: bytes, items: Sequence[Asked], now: float) -> Floats:
         """float64 [n]: the scores of the items in this state of the user, NaN where there is none."""
         found = self._found(key, state, items, now)
         here = int(np.count_nonzero(~np.isnan(found)))
         self.hits, self.misses = self.hits + here, self.misses + len(items) - here
         return found
 
-    def latest(self, key: Key, items: Sequence[str], now: float) -> Floats:
+    def latest(self, key: Key, items: Sequence[Asked], now: float) -> Floats:
         """float64 [n]: the latest scores of the items in whatever state of the user, NaN where there is none."""
         return self._found(key, None, items, now)
 
-    def _found(self, key: Key, state: bytes | None, items: Sequence[str], now: float) -> Floats:
+    def _found(self, key: Key, state: bytes | None, items: Sequence[Asked], now: float) -> Floats:
         self.sweep(now)
         found = np.full(len(items), np.nan)
         known = self._users.get(key)
@@ -85,7 +92,7 @@ class KeptAnswers:
                 found[place] = score
         return found
 
-    def put(self, key: Key, state: bytes, items: Sequence[str], scores: Floats, now: float) -> None:
+    def put(self, key: Key, state: bytes, items: Sequence[Asked], scores: Floats, now: float) -> None:
         """Keep scores float64 [n], none of them NaN, in place of those of the same items in another state."""
         self.sweep(now)
         known = self._users.setdefault(key, _Of(now))

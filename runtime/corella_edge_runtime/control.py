@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.adapters import ALONE, Weights
 from corella_edge.request import Candidates, User
 from corella_edge.routing.budget import BudgetTarget
-from corella_edge.routing.kept import KeptAnswers, Key, key_of, state_of
+from corella_edge.routing.kept import Asked, KeptAnswers, Key, asked_by, key_of, state_of
 from corella_edge.routing.measure import NO_ROWS, Floats
 from corella_edge.routing.policy import Policy, Routing
 from corella_edge.routing.reasons import NoAnswer
@@ -53,7 +54,7 @@ class Route:
     kept: Bools
     key: Key
     state: bytes
-    items: list[str | None]
+    items: Sequence[Asked | None]
     since: int
 
     def filled(self, answers: Answers) -> Answers:
@@ -111,11 +112,12 @@ class Control:
         places = found.nonzero()[0]
         return places, policy.measure(p, seen.inputs)[places]
 
-    def known(self, user: User, candidates: Candidates) -> Floats:
-        """float64 [n]: the LLM's latest kept scores of a user's candidates, from before the latest events, too; NaN
-        where there is none."""
+    def known(self, user: User, candidates: Candidates, adapters: Weights = ALONE) -> Floats:
+        """float64 [n]: the LLM's latest kept scores of a user's candidates, by these adapters, from before the latest
+        events, too; NaN where there is none."""
+        items = asked_by(candidates.items, adapters)
         with self._lock:
-            return self._kept.latest(key_of(user, state_of(user)), candidates.items, self._clock())
+            return self._kept.latest(key_of(user, state_of(user)), items, self._clock())
 
     def route(self, seen: Candidacy, chosen: Places, value: Floats, refusal: str, closed: Places = NO_ROWS) -> Route:
         """What becomes of the places int64 [m] that are to be asked, with values of the measure float64 [m].
@@ -126,8 +128,8 @@ class Control:
         """
         state = state_of(seen.user) if self.settings.kept_answers else b""
         key, now = key_of(seen.user, state), self._clock()
-        own = seen.candidates.own
-        items = [None if place in own else seen.candidates.items[place] for place in chosen.tolist()]
+        own, asked = seen.candidates.own, asked_by(seen.candidates.items, seen.adapters)
+        items = [None if place in own else asked[place] for place in chosen.tolist()]
         with self._lock:
             score = self._recalled(key, state, items, now)
             kept = ~np.isnan(score)
@@ -139,7 +141,7 @@ class Control:
         given.rows["probability"][kept], given.rows["reason"][kept] = score[kept], 0
         return Route(open_.nonzero()[0], given, kept, key, state, items, since)
 
-    def _recalled(self, key: Key, state: bytes, items: Sequence[str | None], now: float) -> Floats:
+    def _recalled(self, key: Key, state: bytes, items: Sequence[Asked | None], now: float) -> Floats:
         """float64 [m]: kept scores; NaN also of candidates that brought features of their own, which are not kept."""
         found = np.full(len(items), np.nan)
         if self.settings.kept_answers:

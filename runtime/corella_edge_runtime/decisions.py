@@ -76,6 +76,7 @@ class Decision(Struct, kw_only=True):
         features: a hash of the user's features and history: equal where the same was known of the user.
         inputs: what a gate reads of the request as a whole (`corella_edge.routing.labelled`).
         scored: how many candidates were, where the answer shows fewer.
+        adapters: name → weight of those by which the LLM answers; absent = the bundle has none.
     """
 
     id: str | UnsetType = UNSET
@@ -87,6 +88,7 @@ class Decision(Struct, kw_only=True):
     policy: Stamp
     inputs: dict[str, float]
     scored: int | UnsetType = UNSET
+    adapters: dict[str, float] | UnsetType = UNSET
     candidates: list[Scored]
 
 
@@ -106,6 +108,7 @@ def line(request: Request, scores: Scores, bundle: str, when: float, know: Know 
         fallback=shown.fallback, features=feature_hash(user), inputs=shared,
         policy=stamp(trace.measure, trace.threshold, scores.fusion),
         scored=count if count > len(shown.candidates) else UNSET,
+        adapters=UNSET if scores.adapters is None else dict(scores.adapters),
         candidates=_more(shown.candidates, request, scores, inputs),
     )  # fmt: skip
     return _ENCODER.encode(decision) + b"\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from corella_edge.routing.policy import Policy
@@ -21,6 +22,7 @@ class Draft:
         asking: what the LLM was asked about them; None where it was not asked.
         refusal: the reason why it was not.
         notes: what is odd about the request.
+        adapters: name → weight of the LLM's adapters by which it answers; None: the bundle has none.
     """
 
     slate: Slate
@@ -31,6 +33,7 @@ class Draft:
     refusal: str
     trace: Trace
     notes: tuple[str, ...] = ()
+    adapters: Mapping[str, float] | None = None
 
     def cancel(self) -> None:
         """Nobody waits for the LLM any more; what it has answered stays."""

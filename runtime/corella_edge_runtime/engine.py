@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
 
+from corella_edge.adapters import weights_of
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.bundle.signature import TrustedKey
 from corella_edge.features.encoder import FeatureEncoder
@@ -75,7 +75,8 @@ class Engine:
         self.rating_scale = encoder.schema.rating_scale
         self._known_ratings = frozenset(encoder.schema.known_ratings)
         self._refusal = Refusal(encoder.schema, catalog)
-        self.slates = Slates(bundle, catalog, self._answered())
+        self.slates = Slates(bundle, catalog, self._refusal.answered(encoder.unseen))
+        self.adapters = bundle.adapters()
         self.event_types = bundle.event_types()
 
     @classmethod
@@ -153,11 +154,6 @@ class Engine:
         if side is not None and side.verdict is not None and side.verdict.sentence:
             engine._lasting.append(side.verdict.sentence)
         return engine
-
-    def _answered(self) -> npt.NDArray[np.bool_] | None:
-        """bool [n]: the catalogue without items that a request could not name either; None = all of it."""
-        flags = [of for name, of in self.encoder.unseen.item_flags().items() if name in self._refusal.labels]
-        return ~np.logical_or.reduce(flags)[:-1] if flags else None
 
     @property
     def refuses(self) -> bool:
@@ -242,7 +238,8 @@ class Engine:
 
     def check(self, request: Request, history: str = GIVEN) -> None:
         """Raises InputError for what `begin` would refuse: in a strict request odd features and ratings, unseen values
-        where the bundle refuses them, a selection by what no item has."""
+        where the bundle refuses them, a selection by what no item has, adapters that the bundle has not."""
+        self.adapters.weights(request.adapters)
         if request.strict:
             self.check_features(request, history)
         if request.selection is not EVERYTHING:
@@ -279,13 +276,14 @@ class Engine:
             refuses: see `rank`.
 
         Raises:
-            InputError: a bad threshold, or in a strict request a feature that no model reads, or a rating out of scale.
+            InputError: a bad threshold, an unknown adapter, in a strict request a feature that no model reads, or a
+            rating out of scale.
             UnknownValueError: a value that training has not seen, of a field for which the bundle refuses such values.
         """
         started = time.monotonic()
         if request.strict:
             self.check_features(request, history)
-        own = request.threshold
+        own, request = request.threshold, self.adapters.settled(request)
         policy = self.router.policy(self.policy, self.routing) if own is None else self.parse_threshold(own)
         if deadline is None:
             deadline = deadlines.of(request.timeout_ms, started)
@@ -308,10 +306,11 @@ class Engine:
         trace, asking = begun(took, policy, len(p)), None
         if self.llm is not None and not why and len(asked := routed.asked):
             chosen = candidates.at(routed.chosen[asked].tolist())
-            asking = self.llm.begin(request.user, chosen, routed.hardness[asked], deadline)
+            weights = weights_of(request.adapters)
+            asking = self.llm.begin(request.user, chosen, routed.hardness[asked], deadline, adapters=weights)
             trace.seconds["prompt"] = time.monotonic() - decided
         notes = (*slate.notes, *self._notes(request, history))
-        return Draft(slate, p, routed, tuple(unknown), asking, why, trace, notes)
+        return Draft(slate, p, routed, tuple(unknown), asking, why, trace, notes, request.adapters)
 
     @property
     def control(self) -> Control | None:
@@ -358,6 +357,7 @@ class Engine:
         return Scores(
             tuple(slate.candidates.items), draft.crm, llm, counts, reason, draft.unknown, draft.trace, self.fusion,
             draft.notes, slate.fallback, slate.strength, routed.inputs, routed.propensity, value=slate.value,
+            adapters=draft.adapters,
         )  # fmt: skip
 
     def warm_up(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.adapters import ALONE, Weights, weights_of
 from corella_edge.request import Candidates, Request, User
 from corella_edge.routing import budget
 from corella_edge.routing.budget import BudgetTarget, RequestSeen, Scale
@@ -40,6 +41,7 @@ class Candidacy:
         unknown: n tuples, the fields with a value that it does not know.
         near: bool [n]: those that may be asked at all; None = all.
         held: whether the request leaves the threshold to the target.
+        adapters: of the LLM, by which it would answer.
     """
 
     user: User
@@ -50,6 +52,7 @@ class Candidacy:
     unknown: Sequence[tuple[str, ...]]
     near: Bools | None = None
     held: bool = True
+    adapters: Weights = ALONE
 
     @classmethod
     def of(
@@ -61,7 +64,8 @@ class Candidacy:
         near = None
         if request.candidates is None and request.top_k is not None:
             near = near_top(ranked(policy.fusion.alone(p)), np.arange(len(p)), NEAR * request.top_k)
-        return cls(request.user, candidates, policy, p, inputs, unknown, near, request.threshold is None)
+        held, adapters = request.threshold is None, weights_of(request.adapters)
+        return cls(request.user, candidates, policy, p, inputs, unknown, near, held, adapters)
 
 
 @dataclass(slots=True)

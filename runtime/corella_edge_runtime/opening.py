@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from corella_edge_runtime.llm.contract.backend import ModelSpec
 from corella_edge_runtime.llm.contract.settings import MAX_CONTEXT
 from corella_edge_runtime.llm.guard import GuardedBackend
 from corella_edge_runtime.llm.llama import trust
+from corella_edge_runtime.llm.llama.adapter_file import base_of, check_adapter
 from corella_edge_runtime.llm.llama.dangers import check_gguf
 from corella_edge_runtime.llm.llama.trust import Verdict
 from corella_edge_runtime.setup import Setup
@@ -104,7 +105,7 @@ def open_llm(
     told: list[str] = []
     warn = told.append if retried and not required else None
     try:
-        llm = _open(bundle.path(file), prompt, catalog, kind, setup, warn, required)
+        llm = _open(bundle, prompt, catalog, kind, setup, warn, required)
     except (MissingExtraError, ComputeError) as error:
         if required:
             raise
@@ -125,20 +126,22 @@ def _require_answer(llm: Llm, file: str) -> None:
 
 
 def _open(
-    file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: str, setup: Setup,
+    bundle: Bundle, prompt: tuple[Template, Tokens], catalog: Catalog, kind: str, setup: Setup,
     warn: Callable[[str], None] | None, required: bool,
 ) -> Llm:  # fmt: skip
-    template, tokens = prompt
+    (template, tokens), file, known = prompt, bundle.path(setup.llm_file), bundle.adapters()
+    adapters = {name: bundle.path(place) for name, place in known.files.items()}
     # Before any backend starts, and before llama.cpp is loaded here; the vocabulary alone is read in milliseconds.
-    verdict = _verdict(file, table.find(kind).remote)
+    verdict = _verdict(file, adapters.values(), table.find(kind).remote)
     vocabulary = read_vocabulary(file)
     size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
     begin = [] if tokens.bos is None else [tokens.bos]
     _check_tokens(file.name, size, tokens.yes, tokens.no, *begin, *tokens.before, *tokens.after)
     _check_answers(file.name, vocabulary.tokenize, template, tokens)
     extra = None if verdict is None else trust.may_use_extra(file, verdict)
-    backend = open_backend(kind, ModelSpec(file, tokens, setup.llm, extra), required, warn)
-    llm = Llm(PromptEncoder(template, catalog, vocabulary.tokenize, tokens), backend, setup.llm, size, longest)
+    backend = open_backend(kind, ModelSpec(file, tokens, setup.llm, extra, adapters), required, warn)
+    prompts = PromptEncoder(template, catalog, vocabulary.tokenize, tokens)
+    llm = Llm(prompts, backend, setup.llm, size, longest, known)
     llm.verdict = verdict
     return llm
 
@@ -150,12 +153,15 @@ def read_vocabulary(file: Path) -> Model:
     return model
 
 
-def _verdict(file: Path, remote: bool) -> Verdict | None:
-    """Whether llama.cpp computes with a file's types here; None where a server elsewhere does."""
-    kinds = sorted(check_gguf(file))
+def _verdict(file: Path, adapters: Collection[Path], remote: bool) -> Verdict | None:
+    """Whether llama.cpp computes with the types of a file and its adapters here; None where a server elsewhere does."""
+    kinds = set(check_gguf(file))
+    if adapters:
+        base = base_of(file)
+        kinds.update(*(check_adapter(path, base) for path in adapters))
     if remote:
         return None
-    verdict = trust.judge(kinds)
+    verdict = trust.judge(sorted(kinds))
     if verdict.kernels == trust.NONE:
         raise ComputeError(f"{file.name}: {verdict.sentence}")
     return verdict

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,13 @@ LARGEST = float(np.finfo(np.float16).max)  # number of a text's vector
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Greatest allowed differences in probability; of a text, the distance of vectors by their length."""
+    """Greatest allowed differences in probability; of a text, the distance of vectors by their length; of adapters
+    beside the one that the bundle answers by, in theirs, by name."""
 
     crm: float
     llm: float
     text: float = 0.0
+    adapters: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -47,6 +50,7 @@ class ReferenceCheck:
     fused: float = 0.0
     texts: int = 0
     text: float = 0.0
+    adapters: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -65,7 +69,19 @@ def tolerance(bundle: Bundle) -> Tolerance:
         raise BundleError('verification.json: "tolerance" must hold the numbers "crm" and "llm"')
     if bundle.has(TEXT_REFERENCE) and "text" not in found:
         raise BundleError(f'verification.json: "tolerance" must hold the number "text", as there is {TEXT_REFERENCE}')
-    return Tolerance(found["crm"], found.get("llm", 0.0), found.get("text", 0.0))
+    return Tolerance(found["crm"], found.get("llm", 0.0), found.get("text", 0.0), _of_adapters(bundle))
+
+
+def _of_adapters(bundle: Bundle) -> dict[str, float]:
+    """What verification.json allows each adapter that has a tolerance of its own."""
+    told = bundle.json("verification.json").get("adapters")
+    rows = told if isinstance(told, dict) else {}
+    found = {name: row.get("tolerance") for name, row in rows.items() if isinstance(row, dict)}
+    return {
+        name: float(value)
+        for name, value in found.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value <= 1.0
+    }
 
 
 def compare(engine: Engine, tell: Callable[[int, int], None] = lambda done, of: None) -> ReferenceCheck:
@@ -91,8 +107,23 @@ def compare(engine: Engine, tell: Callable[[int, int], None] = lambda done, of: 
             if not found:  # what only follows from a difference above is not told
                 found += _fused(row, scores, rule, allowed, result)
         result.problems += [f"{FILE} row {number}: {problem}" for problem in found]
-    result.problems += _texts(engine, allowed.text, result)
+    result.problems += [*_adapters(engine, rows, allowed, result), *_texts(engine, allowed.text, result)]
     return result
+
+
+def _adapters(engine: Engine, rows: Sequence[Reference], allowed: Tolerance, result: ReferenceCheck) -> Iterator[str]:
+    """A line for every row whose P(Yes) by a further adapter is too far from the trained one's. One adapter after the
+    other: each turn to another one costs."""
+    names = engine.adapters.names if engine.llm is not None else ()
+    for name, (number, row) in product(names, enumerate(rows, 1)):
+        if name not in row.adapters:
+            continue
+        asked = replace(row.request, threshold="ratio:1", timeout_ms=None, adapters={name: 1.0})
+        found, trained = float(engine.rank(asked, refuses=False).llm[0]), row.adapters[name]
+        result.adapters[name] = _greater(result.adapters.get(name, 0.0), abs(found - trained))
+        most = allowed.adapters.get(name, allowed.llm)
+        if not abs(found - trained) <= most:
+            yield f"{FILE} row {number}: adapter {name} gives {found:.5f}, trained {trained:.5f} (at most {most:g})"
 
 
 def read_texts(bundle: Bundle) -> list[tuple[str, Floats]]:

@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.adapters import weights_of
 from corella_edge.request import Candidates, Request
 from corella_edge.routing.decision import UNWEIGHTED, Weighting, open_places
 from corella_edge.routing.exploring import EXPLORE, explore
@@ -176,7 +177,8 @@ class Router:
         events = len(request.user.history)
         found = made().of(p, candidates, events, unknown, known) if known else NO_INPUTS
         if "kept" in needs and self.control is not None:
-            found = {**found, "kept": self.control.known(request.user, candidates)}
+            kept = self.control.known(request.user, candidates, weights_of(request.adapters))
+            found = {**found, "kept": kept}
         return {name: found[name] if name in found else np.full(len(p), np.nan) for name in needs}
 
 

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tiny_run
 from corella_edge.catalog import Catalog
 from corella_edge.errors import ExportError, InputError
 from corella_edge.metrics import Bootstrap, Interval, Sampled, sampled_auc
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Request
 from corella_edge_export.crm.fitted.schema import catalog_of
-from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import load_recipe
 from harness.pairs import OURS, ratio_of, round_of
@@ -37,9 +36,7 @@ ANSWERS = Tokens(1_200_001, 1_200_002, 1_200_003)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    folder = tmp_path_factory.mktemp("template") / "data"
-    write_prepared(generate(SyntheticConfig(seed=3, users=40, items=50, genres=2, events=16.0)), folder, requests=5)
-    return PreparedData.open(folder)
+    return tiny_run.prepared(tmp_path_factory.mktemp("template") / "data")
 
 
 def letters(text: str) -> list[int]:

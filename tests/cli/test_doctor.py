@@ -34,6 +34,18 @@ def examined(
     return "\n".join(found.lines), found.problems
 
 
+@pytest.fixture(scope="module")
+def here() -> doctor.Diagnosis:
+    """This very install; what is loaded and computed for that takes seconds."""
+    return examine()
+
+
+@pytest.fixture
+def examined_once(here: doctor.Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda: here)
+
+
+@pytest.mark.usefixtures("examined_once")
 def test_this_install(corella) -> None:
     done = corella("doctor", "--threads")
     assert (done.code, done.err) == (0, "")
@@ -52,6 +64,7 @@ def test_this_install(corella) -> None:
     assert "threads" not in done.out
 
 
+@pytest.mark.usefixtures("examined_once")
 def test_for_programs(corella) -> None:
     done = corella("doctor", "--json", "--threads")
     found = json.loads(done.out)

@@ -9,9 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -19,34 +17,13 @@ import pytest
 from corella_edge import errors
 from corella_edge.cli import COMMANDS, cli
 from corella_edge.errors import EXIT_CODES, CorellaError, as_line
+from door import Door, opened
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1"
-Case = dict[str, Any]
 
 
 # What the commands below load in their bodies: once, not once a case.
 LOADED = ("corella_edge_runtime.engine", "corella_edge_runtime.server.run", "corella_edge_export.data.prepare")
-
-
-class Door:
-    """A process that runs cases: (exit code, stderr) of each."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-
-    def run(self, cases: list[Case]) -> list[tuple[int, str]]:
-        assert self.process.stdin
-        assert self.process.stdout
-        given = json.dumps([{**case, "args": list(map(os.fspath, case["args"]))} for case in cases])
-        print(given, file=self.process.stdin, flush=True)
-        return [tuple(result) for result in json.loads(self.process.stdout.readline())]
-
-
-@contextmanager
-def opened(*loaded: str) -> Iterator[Door]:
-    command = [sys.executable, Path(__file__).with_name("door.py"), *loaded]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield Door(process)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""How bundle-v1 and answers-v1.jsonl were made: `python tests/golden/make.py NEW_FOLDER`."""
+"""How the golden bundles and answers were made: `python tests/golden/make.py NEW_FOLDER` (v1), or with `v2` behind it.
+
+v2 needs the tests' helpers as well: `PYTHONPATH=tests/helpers python tests/golden/make.py NEW_FOLDER v2`.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,49 @@ def make(root: Path) -> None:
     cli(["train", str(RECIPE), "--data", str(data), "--out", str(run)], standalone_mode=False)
     cli(["export", str(run), "--out", str(bundle), "--llm-threads", "1"], standalone_mode=False)
     prepared = [json.loads(line) for line in (data / "requests.jsonl").read_text("utf-8").splitlines()]
-    with Engine.open(bundle, llm_threads=1, require_llm=True) as engine, (root / "answers-v1.jsonl").open("w") as file:
-        for draft in drafts(prepared):
-            asked = robust(engine, draft)
-            request = parse_request(asked)
+    write_answers(bundle, drafts(prepared), root / "answers-v1.jsonl")
+
+
+def write_answers(bundle: Path, asked: list[dict[str, Any]], out: Path) -> None:
+    with Engine.open(bundle, llm_threads=1, require_llm=True) as engine, out.open("w") as file:
+        for chosen in [robust(engine, draft) for draft in asked]:
+            request = parse_request(chosen)
             found = answer(request, engine.rank(request), engine.name)
-            file.write(json.dumps({"request": asked, "answer": found}, separators=(",", ":")) + "\n")
+            file.write(json.dumps({"request": chosen, "answer": found}, separators=(",", ":")) + "\n")
+
+
+def make_v2(root: Path) -> None:
+    """root/bundle-v2, with adapters of two runs on one checkpoint of random weights, and root/answers-v2.jsonl."""
+    from checkpoints import save_checkpoint
+
+    torch.set_num_threads(1)
+    data, bundle = root / "data", root / "bundle-v2"
+    prepare("synthetic", None, data, seed=0, requests=30, options=SIZES)
+    checkpoint = save_checkpoint(root / "checkpoint", num_hidden_layers=1, intermediate_size=32)
+    text = RECIPE.with_name("golden-v2.toml").read_text("utf-8")
+    for seed in (1, 2):
+        (root / f"seed-{seed}.toml").write_text(text.replace("seed = 1", f"seed = {seed}"), "utf-8")
+        cli(["train", str(root / f"seed-{seed}.toml"), "--data", str(data), "--out", str(root / f"run-{seed}"),
+             "--checkpoint", str(checkpoint)], standalone_mode=False)  # fmt: skip
+    cli(["export", str(root / "run-1"), "--out", str(bundle), "--llm-threads", "1", "--checkpoint", str(checkpoint),
+         "--adapter", "separate", "--name", "first", "--add", f"second={root / 'run-2'}"],
+        standalone_mode=False)  # fmt: skip
+    prepared = [json.loads(line) for line in (data / "requests.jsonl").read_text("utf-8").splitlines()]
+    chosen = by_adapters(prepared[0])
+    with Engine.open(bundle, llm_threads=1, require_llm=True) as engine:
+        for draft in chosen:  # candidates that are apart by all of them
+            for other in chosen:
+                other["candidates"] = robust(engine, {**draft, "candidates": other["candidates"]})["candidates"]
+    write_answers(bundle, chosen, root / "answers-v2.jsonl")
+
+
+def by_adapters(prepared: dict[str, Any]) -> list[dict[str, Any]]:
+    """One request by the bundle's own adapter, by each name, by a mixture, and by the LLM alone."""
+    chosen: list[dict[str, Any]] = [
+        {"id": "usual"}, {"id": "first", "adapter": "first"}, {"id": "second", "adapter": "second"},
+        {"id": "mixed", "adapters": {"first": 0.5, "second": 0.5}}, {"id": "alone", "adapters": {}},
+    ]  # fmt: skip
+    return [{**prepared, **more, "threshold": "ratio:1"} for more in chosen]
 
 
 def drafts(prepared: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -67,4 +107,4 @@ def robust(engine: Engine, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    (make_v2 if sys.argv[2:] == ["v2"] else make)(Path(sys.argv[1]))

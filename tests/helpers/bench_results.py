@@ -9,7 +9,7 @@ from corella_edge_runtime.bench.results import circumstances as c
 from corella_edge_runtime.bench.results import points as p
 from corella_edge_runtime.bench.results.figures import figure, latency, part, ratio_of
 from corella_edge_runtime.bench.results.histogram import counted
-from corella_edge_runtime.bench.results.result import FORMAT, Quality, QualityPoint, Result
+from corella_edge_runtime.bench.results.result import FORMAT, QualityLines, QualityPoint, Result
 
 RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 STAGES = {"parse": 0.05, "encode": 0.2, "crm": 0.6, "policy": 0.05, "queue": 0.1, "fuse": 0.02, "serialise": 0.05}
@@ -25,11 +25,11 @@ def result(seed: int = 0, slower: float = 1.0, requests: int = 400, labels: bool
               if scenario == "single" or (routing, users) == ("policy", "new")]  # fmt: skip
     fields = {
         "format": FORMAT, "created": "2026-11-30T23:00:00+00:00", "measured": "Engine.rank in process",
-        "bundle": c.Bundle(label="tiny@1", manifest_sha256="ab" * 32, llm=True, llm_file="llm.gguf", llm_type="Q8_0",
-                           llm_parameters=1_200_000, policy="ratio:0.05", fusion="stack"),
+        "bundle": c.BundleFacts(label="tiny@1", manifest_sha256="ab" * 32, llm=True, llm_file="llm.gguf",
+                                llm_type="Q8_0", llm_parameters=1_200_000, policy="ratio:0.05", fusion="stack"),
         "data": c.Data(source="the bundle's sample", sha256="cd" * 32, requests=requests, users=requests,
                        candidates=20.0, labelled_rows=2000 if labels else 0),
-        "machine": c.Machine(cpu="AMD EPYC, AVX-512 BF16", cores=2, memory_bytes=8 << 30, architecture="x86_64",
+        "machine": c.MachineFacts(cpu="AMD EPYC, AVX-512 BF16", cores=2, memory_bytes=8 << 30, architecture="x86_64",
                              os="Debian GNU/Linux 12", kernel="6.1"),
         "software": c.Software(versions={"python": "3.11.2", "numpy": "2.4.6", "corella_edge": "0.1.0"},
                                llama_cpp_compiler="GNU 12.2", llama_cpp_instructions="AVX512_BF16",
@@ -43,7 +43,7 @@ def result(seed: int = 0, slower: float = 1.0, requests: int = 400, labels: bool
         "ceilings": c.Ceilings(crm_ms=0.5 * slower, crm_candidates=20, llm_tokens_per_s=9000.0 / slower,
                                llm_prompt_tokens=120.0, multiply_gflops=90.0, llm_gflops=21.6),
         "points": tuple(points), "planned": len(points),
-        "quality": quality() if labels else Quality(why="no row of these requests has a label"),
+        "quality": quality() if labels else QualityLines(why="no row of these requests has a label"),
     }  # fmt: skip
     return Result(**{**fields, **changed})
 
@@ -89,7 +89,7 @@ def point(rng, scenario, ratio, routing, users, slower, requests) -> p.Point:
     )  # fmt: skip
 
 
-def quality() -> Quality:
+def quality() -> QualityLines:
     """The policy gains more than chance, the oracle more than both."""
 
     def metrics(gain):
@@ -104,4 +104,4 @@ def quality() -> Quality:
 
     lines = {"policy": 0.5, "random": 1.0, "oracle": 0.25}
     points = [one(line, ratio, 0.02 * ratio**power) for line, power in lines.items() for ratio in RATIOS]
-    return Quality(rows=2000, users=600, points=(*points, one("crm", 0.0, 0.0), one("llm", 1.0, 0.02)), knee=0.2)
+    return QualityLines(rows=2000, users=600, points=(*points, one("crm", 0.0, 0.0), one("llm", 1.0, 0.02)), knee=0.2)

@@ -1,4 +1,4 @@
-"""A small real bundle, made without torch in under a second: an additive CRM and a Llama with random weights."""
+"""A small real bundle, made once a test run without torch: an additive CRM and a Llama with random weights."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request_message import parse_request
 from corella_edge.routing.measure import entropy
 from corella_edge.routing.policy import Calibration
+from made_once import copy_of
 
 GENRES = ["Action", "Comedy", "Drama"]
 ITEMS, USERS, ROWS, WINDOW = 40, 30, 240, 5
@@ -29,9 +30,18 @@ TEMPLATE = Template(history_lines=4, block=2)
 
 
 def make_bundle(
-    out: Path, *, llm: bool = True, sample: bool = True, seed: int = 0, version: str = "1", llm_type: str = "F32"
-) -> Path:
-    """Write a sealed bundle at `out`; the last item of its catalogue has no title."""
+    out: Path, *, llm: bool = True, sample: bool = True, seed: int = 0, version: str = "1", llm_type: str = "F32",
+    adapters: tuple[str, ...] = (),
+) -> Path:  # fmt: skip
+    """Write a sealed bundle at `out`; the last item of its catalogue has no title. By itself it is answered by the
+    first of the adapters."""
+    name = f"bundle-{llm}-{sample}-{seed}-{version}-{llm_type}-{'+'.join(adapters)}"
+    return copy_of(name, out, lambda kept: _make(kept, llm, sample, seed, version, llm_type, adapters))
+
+
+def _make(
+    out: Path, llm: bool, sample: bool, seed: int, version: str, llm_type: str, adapters: tuple[str, ...]
+) -> None:
     rng = np.random.default_rng(seed)
     with new_folder(out) as folder:
         schema, catalog = _schema(), _catalog(rng)
@@ -40,7 +50,10 @@ def make_bundle(
         rows = _requests(rng)
         crm = _crm_scores(folder, schema, catalog, rows)
         chosen = [*range(63), _row_without_text(rows)]
-        asked = _write_llm(folder, catalog, [rows[i] for i in chosen], rng, llm_type) if llm else [(None, None)] * 64
+        _write_adapters(folder, adapters, 32 if llm_type == "F32" else 256)
+        asked = [(None, None)] * 64
+        if llm:
+            asked = _write_llm(folder, catalog, [rows[i] for i in chosen], rng, llm_type, adapters[:1])
         labels = (rng.random(len(rows)) < crm).astype(int).tolist()
         _lines(folder / "reference.jsonl", [
             {"request": rows[i], "crm": float(crm[i]), "prompt": prompt, "llm": yes}
@@ -51,7 +64,6 @@ def make_bundle(
             _lines(folder / "sample.jsonl", [{"request": row, "label": label} for row, label in pairs])
         _write_figures(folder, crm, labels)
         bundle.seal(folder, "tiny", version, {"recipe": "tiny", "created": "2024-01-01T00:00:00Z"})
-    return out
 
 
 def _schema() -> Schema:
@@ -132,11 +144,21 @@ def _crm_scores(folder: Path, schema: Schema, catalog: Catalog, rows: list[dict[
     return np.array([crm.probability(encoder.encode(r.user, r.candidates or ())[0])[0] for r in requests])
 
 
+def _write_adapters(folder: Path, names: tuple[str, ...], width: int) -> None:
+    """adapters.json and the files it lists."""
+    if names:
+        (folder / "adapters").mkdir()
+        (folder / "adapters.json").write_text(json.dumps({"adapters": [*names], "default": {names[0]: 1}}), "utf-8")
+    for seed, name in enumerate(names):
+        write_adapter(folder / "adapters" / f"{name}.gguf", np.random.default_rng(100 + seed), width)
+
+
 def _write_llm(
-    folder: Path, catalog: Catalog, rows: list[dict[str, Any]], rng: np.random.Generator, llm_type: str
-) -> list[tuple[list[int] | None, float | None]]:
+    folder: Path, catalog: Catalog, rows: list[dict[str, Any]], rng: np.random.Generator, llm_type: str,
+    adapters: tuple[str, ...],
+) -> list[tuple[list[int] | None, float | None]]:  # fmt: skip
     """llm.gguf and prompt.json; each row's prompt and P(Yes), one prompt a decode."""
-    from corella_edge_runtime.llm.contract.messages import Prompt
+    from corella_edge_runtime.llm.contract.messages import Prompt, Prompts
     from corella_edge_runtime.llm.llama.binding import Model, quantize
     from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 
@@ -149,7 +171,8 @@ def _write_llm(
     tokens = Tokens(words.index("ĠYes"), words.index("ĠNo"), None)
     data = {"template": TEMPLATE.to_json(), "tokens": {"yes": tokens.yes, "no": tokens.no, "bos": None}}
     (folder / "prompt.json").write_text(json.dumps(data), "utf-8")
-    model = Model(folder / "llm.gguf")
+    model = Model(folder / "llm.gguf", adapters={name: folder / "adapters" / f"{name}.gguf" for name in adapters})
+    by = tuple((name, 1.0) for name in adapters)
     prompts, scorer = PromptEncoder(TEMPLATE, catalog, model.tokenize, tokens), YesNoScorer(model, tokens)
     found: list[tuple[list[int] | None, float | None]] = []
     for request in map(parse_request, rows):
@@ -158,7 +181,7 @@ def _write_llm(
         if suffix is None:
             found.append((None, None))
         else:
-            answers = scorer.score([Prompt(tuple(prefix), tuple(suffix))])
+            answers = scorer.score(Prompts.of([Prompt(tuple(prefix), tuple(suffix))]).by(by))
             found.append(([*prefix, *suffix], answers[0].probability))
     scorer.close()
     model.close()
@@ -223,6 +246,33 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return words
+
+
+def write_adapter(
+    path: Path, rng: np.random.Generator, width: int, architecture: str = "llama", blocks: int = 1, rank: int = 3,
+    kind: type[np.floating[Any]] = np.float16, **values: Any,
+) -> Path:  # fmt: skip
+    """A LoRA on every matrix of what `write_gguf` writes; `values` of other keys replace those that are right."""
+    inner, writer = 2 * width, gguf.GGUFWriter(path, architecture)
+    own = {"general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": np.float32(6.0), **values}
+    for key, value in own.items():
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, (int, np.floating)):
+            (writer.add_float32 if isinstance(value, np.floating) else writer.add_uint32)(key, value)
+    shapes = {"attn_q": (width, width), "attn_k": (width, width), "attn_v": (width, width),
+              "attn_output": (width, width), "ffn_gate": (inner, width), "ffn_up": (inner, width),
+              "ffn_down": (width, inner)}  # fmt: skip
+    for block in range(blocks):
+        for name, (rows, columns) in shapes.items():
+            start = f"blk.{block}.{name}.weight"
+            writer.add_tensor(f"{start}.lora_a", rng.normal(0, 0.3, (rank, columns)).astype(kind))
+            writer.add_tensor(f"{start}.lora_b", rng.normal(0, 0.1, (rows, rank)).astype(kind))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
 def _byte_letters() -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from made_once import copy_of
+
 WIDTH, LONGEST = 16, 12
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = [*"abcdefghijklmnopqrstuvwxyz0123456789", "item", "the", "tea", "cup", "film"]
@@ -15,6 +17,11 @@ _WORDS = [*"abcdefghijklmnopqrstuvwxyz0123456789", "item", "the", "tea", "cup", 
 
 def make_encoder(folder: Path, pooling: str = "mean", normalises: bool = True, seed: int = 0) -> Path:
     """A Hugging Face folder with the files of sentence-transformers beside it."""
+    name = f"encoder-{pooling}-{normalises}-{seed}"
+    return copy_of(name, folder, lambda kept: _make(kept, pooling, normalises, seed))
+
+
+def _make(folder: Path, pooling: str, normalises: bool, seed: int) -> None:
     from transformers import BertConfig, BertModel
 
     folder.mkdir(parents=True)
@@ -30,7 +37,6 @@ def make_encoder(folder: Path, pooling: str = "mean", normalises: bool = True, s
     write(folder / "1_Pooling" / "config.json",
           {"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling == "mean"})  # fmt: skip
     write(folder / "sentence_bert_config.json", {"max_seq_length": LONGEST})
-    return folder
 
 
 def write(path: Path, value: Any) -> None:

@@ -66,6 +66,7 @@ class FakeServer(ThreadingHTTPServer):
         asked: (path, headers, body) of every POST.
         status: of every answer; change it to make the server fail.
         spoil: applied to every good answer of a POST.
+        adapters: what llama-server lists as its adapters.
         go: POSTs wait for it.
         most: greatest number of POSTs at a time.
     """
@@ -78,6 +79,7 @@ class FakeServer(ThreadingHTTPServer):
         self.asked: list[tuple[str, dict[str, str], Any]] = []
         self.status = 200
         self.spoil: Callable[[Any], Any] = lambda answer: answer
+        self.adapters: list[dict[str, Any]] = []
         self.go, self.lock = threading.Event(), threading.Lock()
         self.go.set()
         self.now = self.most = 0
@@ -109,6 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         forms: dict[str, Any] = {
             "/props": {"default_generation_settings": {"n_ctx": self.server.context}},
             "/v1/models": {"data": [{"id": "tiny", "max_model_len": self.server.context}]},
+            "/lora-adapters": self.server.adapters,
         }
         self._say(forms[self.path])
 

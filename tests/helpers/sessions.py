@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 
 from corella_edge.cli import main
+from made_once import copy_of
 
 RECIPE = Path(__file__).parents[1] / "integration" / "tiny.toml"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -79,15 +80,15 @@ def prepare_tiny(folder: Path, seed: int = 0) -> Path:
 
 
 def make_session(root: Path) -> Session:
-    """Prepare, train and export; a few seconds on one core."""
-    import torch
+    """Prepare, train and export; a few seconds on one core, once a test run."""
+    copy_of("session", root, _make_session)
+    return Session(root / "data", root / "run", root / "bundle")
 
-    # So small a model is trained twice as fast by one thread as by two.
-    torch.set_num_threads(1)
+
+def _make_session(root: Path) -> None:
     session = Session(prepare_tiny(root / "data"), root / "run", root / "bundle")
     succeed("train", RECIPE, "--data", session.data, "--out", session.run)
     succeed("export", session.run, "--out", session.bundle, "--llm-type", "Q8_0", "--llm-type", "F16", *ONE)
-    return session
 
 
 def start(*args: object, environment: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:

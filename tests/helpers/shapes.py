@@ -12,6 +12,7 @@ import polars as pl
 from corella_edge_export.data.contract import INTERACTIONS, SPLIT_ROWS, PublishedSplits, RawData
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
+from made_once import copy_of
 
 USERS, ITEMS, EVENTS = 24, 20, 14  # about 300 events
 START = 1_700_000_000
@@ -79,8 +80,7 @@ SHAPES = {"ratings": ratings, "clicks": clicks, "purchases": purchases, "bare": 
 
 def prepared(name: str, folder: Path) -> PreparedData:
     """The data of a shape, prepared."""
-    write_prepared(SHAPES[name](), folder, requests=5)
-    return PreparedData.open(folder)
+    return PreparedData.open(copy_of(name, folder, lambda kept: write_prepared(SHAPES[name](), kept, requests=5)))
 
 
 def _events(timed: bool = True) -> list[tuple[int, int, int, int]]:

@@ -11,6 +11,7 @@ from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
 from corella_edge_export.recipe import Recipe, recipe_from
+from made_once import copy_of
 
 SHORT = {"rows": 120, "epochs": 1, "batch_tokens": 2048, "evaluations": 1}
 TABLE: dict[str, Any] = {
@@ -55,8 +56,9 @@ def recipe(**changes: dict[str, Any]) -> Recipe:
 
 
 def prepared(folder: Path) -> PreparedData:
-    write_prepared(generate(SyntheticConfig(seed=3, users=40, items=50, genres=2, events=16.0)), folder, requests=5)
-    return PreparedData.open(folder)
+    """40 users and 50 items, synthetic."""
+    config = SyntheticConfig(seed=3, users=40, items=50, genres=2, events=16.0)
+    return PreparedData.open(copy_of("tiny", folder, lambda kept: write_prepared(generate(config), kept, requests=5)))
 
 
 def english(path: Path, lines: int = 400) -> Path:

@@ -1,4 +1,4 @@
-"""A bundle that release 0.1.0 exported opens, verifies and answers as it did then."""
+"""Bundles that release 0.1.0 exported open, verify and answer as they did then: one of each format."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from corella_edge_runtime.engine import Engine
 from sessions import ONE, REPOSITORY, succeed
 
 GOLDEN = REPOSITORY / "tests" / "golden"
-BUNDLE = GOLDEN / "bundle-v1"
-LINES = [json.loads(line) for line in (GOLDEN / "answers-v1.jsonl").read_text("utf-8").splitlines()]
+BUNDLE, WITH_ADAPTERS = GOLDEN / "bundle-v1", GOLDEN / "bundle-v2"
+LINES, BY_ADAPTERS = (
+    [json.loads(line) for line in (GOLDEN / f"answers-{name}.jsonl").read_text("utf-8").splitlines()]
+    for name in ("v1", "v2")
+)
 # `llm` follows the processor's arithmetic; `probability` is one of the two.
 ALLOWED = {"crm": 1e-5, "entropy": 1e-5, "llm": 5e-3, "probability": 5e-3}
 EXACT = ("item", "rank", "routed", "reason", "unknown")
@@ -27,17 +30,21 @@ def engine():
         yield engine
 
 
-def test_every_file_is_as_it_was_exported():
-    manifest = Bundle.open(BUNDLE).manifest
+@pytest.mark.parametrize(("bundle", "version"), [(BUNDLE, 1), (WITH_ADAPTERS, 2)])
+def test_every_file_is_as_it_was_exported(bundle, version):
+    manifest = Bundle.open(bundle).manifest
     for name, entry in manifest.files.items():
-        assert sha256(BUNDLE / name) == entry.sha256, f"{name}: did git change its line ends? See .gitattributes"
+        assert sha256(bundle / name) == entry.sha256, f"{name}: did git change its line ends? See .gitattributes"
     assert sum(entry.size for entry in manifest.files.values()) < 300_000
+    assert json.loads((bundle / "manifest.json").read_text("utf-8"))["format_version"] == version
 
 
-def test_this_release_verifies_it():
-    done = succeed("verify", BUNDLE, *ONE)
-    assert done.out.endswith("golden@1: verified\n")
+@pytest.mark.parametrize(("bundle", "name"), [(BUNDLE, "golden"), (WITH_ADAPTERS, "first")])
+def test_this_release_verifies_it(bundle, name):
+    done = succeed("verify", bundle, *ONE)
+    assert done.out.endswith(f"{name}@1: verified\n")
     assert "not checked" not in done.out
+    assert ("LLM, adapter second: " in done.out) == (bundle == WITH_ADAPTERS)
 
 
 def with_defaults_of_0_1_0(request):
@@ -47,6 +54,21 @@ def with_defaults_of_0_1_0(request):
 
 @pytest.mark.parametrize("line", LINES, ids=[line["request"]["id"] for line in LINES])
 def test_the_answers_are_the_recorded_ones(engine, line):
+    check(engine, line)
+
+
+def test_the_answers_by_adapters_are_the_recorded_ones():
+    with Engine.open(WITH_ADAPTERS, llm_threads=1, require_llm=True) as engine:
+        for line in BY_ADAPTERS:
+            check(engine, line)
+    usual, first, *others = ([row["llm"] for row in line["answer"]["candidates"]] for line in BY_ADAPTERS)
+    assert usual == pytest.approx(first, abs=ALLOWED["llm"])
+    for found in others:
+        assert max(abs(one - other) for one, other in zip(usual, found, strict=True)) > 2 * ALLOWED["llm"]
+
+
+def check(engine, line):
+    """One recorded answer."""
     request, expected = parse_request(with_defaults_of_0_1_0(line["request"])), line["answer"]
     found = answer(request, engine.rank(request), engine.name)
     assert {**found, "candidates": 0} == {**expected, "candidates": 0}

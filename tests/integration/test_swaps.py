@@ -58,7 +58,7 @@ def requests(bundles: list[Path]) -> list[dict[str, Any]]:
 
 
 class Load:
-    """Threads that ask without pause; every answer, or what came instead, is kept."""
+    """Threads that ask again and again; every answer, or what came instead, is kept."""
 
     def __init__(self, url: str, requests: list[dict[str, Any]]) -> None:
         self.url, self.requests = url, requests
@@ -80,7 +80,7 @@ class Load:
     def _ask(self, seed: int) -> None:
         rng = random.Random(seed)
         with httpx.Client(timeout=60) as client:
-            while not self._stop.is_set():
+            while not self._stop.wait(0.01):  # a swap takes long enough to meet many requests, and needs a core itself
                 try:
                     answer = client.post(f"{self.url}/v1/rank", json=rng.choice(self.requests))
                 except httpx.HTTPError as error:

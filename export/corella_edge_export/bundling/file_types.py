@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge import metrics
-from corella_edge.errors import ExportError
+from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.routing.measure import entropy
 from corella_edge_export.bundling import verify
@@ -113,6 +113,18 @@ def check(rows: Sequence[Tried], max_drop: float | None) -> None:
             )
 
 
+def check_types(types: Sequence[str]) -> None:
+    """Raises InputError for a type that llama.cpp has not, one that is given twice, or none at all."""
+    from corella_edge_runtime.llm.llama.binding import check_file_type
+
+    for kind in types:
+        check_file_type(kind)
+    if not types:
+        raise InputError("--llm-type: none is given")
+    if len(set(types)) != len(types):
+        raise InputError("--llm-type: a type is given twice")
+
+
 def table(rows: Sequence[Tried]) -> Iterator[list[str]]:
     """Cells, a head first."""
     yield ["type", "MiB", "ms/row", "AUC", "drop [95 %]", "log-loss", "ECE", "P(Yes) moved", "at most"]
@@ -186,7 +198,7 @@ class FileTypeWriter:
     def _judge(self, path: Path, kind: str, requests: Sequence[Any]) -> tuple[Floats, Tried]:
         """(P(Yes) of the requests, what the hard ones of them say)."""
         started = time.monotonic()
-        found = verify.gguf_scores(path, self.prompts, requests, self.job.options.threads)
+        found = verify.gguf_scores(path, self.prompts, requests, self.job.options.threads, adapter=self.job.adapter)
         milliseconds = 1000.0 * (time.monotonic() - started) / max(1, len(requests))
         hard = found if len(requests) == self.hard.sum() != len(self.hard) else found[self.hard]
         rows, size = self.job.sample, path.stat().st_size

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
+from corella_edge.adapters import Weights
 from corella_edge.errors import ExportError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.prompt import PromptEncoder
@@ -23,7 +24,7 @@ from corella_edge_export.training.tasks.crm import tensors
 from corella_edge_export.training.tasks.llm import LlmReader, predict
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.contract.messages import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt, Prompts
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.reference import ReferenceCheck, compare
 
@@ -115,9 +116,11 @@ def gguf_scores(
     threads: int,
     whole: bool = False,
     exact: bool = False,
+    adapter: Path | None = None,
     total: int | None = None,
 ) -> Floats:
-    """P(Yes), float64 [n], of one-candidate requests by llama.cpp; nan for an item without text.
+    """P(Yes), float64 [n], of one-candidate requests by llama.cpp, with an adapter or none; nan for an item without
+    text.
 
     A terminal shows how far it is; `total`: how many they are, where they have no length.
 
@@ -128,11 +131,12 @@ def gguf_scores(
     from corella_edge_runtime.llm.llama.binding import Model
     from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 
-    model = Model(path)
+    model = Model(path, adapters={} if adapter is None else {adapter.stem: adapter})
     scorer = YesNoScorer(model, encoder.tokens, LlmSettings(threads=threads), exact=exact)
     try:
+        by = tuple((name, 1.0) for name in model.adapters)
         shown = tqdm(requests, total=total, unit="row", leave=False, disable=None)
-        return np.asarray([_score(scorer, encoder, request, whole) for request in shown])
+        return np.asarray([_score(scorer, encoder, request, whole, by) for request in shown])
     finally:
         scorer.close()
         model.close()
@@ -144,13 +148,14 @@ def only_candidate(request: Request) -> Candidate:
     return request.candidates[0]
 
 
-def _score(scorer: YesNoScorer, encoder: PromptEncoder, request: Request, whole: bool) -> float:
+def _score(scorer: YesNoScorer, encoder: PromptEncoder, request: Request, whole: bool, by: Weights) -> float:
     suffix = encoder.suffix(only_candidate(request))
     if suffix is None:
         return math.nan
     if whole:
         scorer.forget()
-    return scorer.score([Prompt(tuple(encoder.prefix(request.user)), tuple(suffix))])[0].probability
+    prompt = Prompt(tuple(encoder.prefix(request.user)), tuple(suffix))
+    return scorer.score(Prompts.of([prompt]).by(by))[0].probability
 
 
 def check_llm(name: str, found: Floats, expected: Floats, tolerance: float) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from corella_edge import metrics
@@ -19,7 +20,7 @@ from corella_edge.bundle import artefact as bundle
 from corella_edge.bundle import schema_files
 from corella_edge.bundle.artefact import Bundle, events_file
 from corella_edge.catalog import Catalog
-from corella_edge.errors import ExportError, InputError, UnknownValueError
+from corella_edge.errors import ExportError, UnknownValueError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema
 from corella_edge.features.unseen import Refusal
@@ -28,7 +29,7 @@ from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidates, Request
 from corella_edge.request_json import request_json
 from corella_edge.routing.fusion import REPLACE
-from corella_edge_export.bundling import file_types, ready, verify
+from corella_edge_export.bundling import adapters, file_types, ready, verify
 from corella_edge_export.bundling.popular import popular_lines
 from corella_edge_export.bundling.routing import by_time, routing
 from corella_edge_export.crm.rows import EncodedRows
@@ -73,6 +74,8 @@ class ExportOptions:
     imatrix: bool = False  # quantise by what training prompts use
     max_drop: float | None = None  # of AUC on hard rows, against f16
     sweep: bool = False  # try all of `llm_types` and take one
+    separate: bool = False  # the LLM as it was before training, and its adapter beside it
+    added: Mapping[str, Run] = field(default_factory=dict)  # whose adapters stand beside it, too
 
 
 class Export:
@@ -90,6 +93,10 @@ class Export:
         self.text: dict[str, float] = {}
         self.types: list[file_types.Tried] = []
         self.metrics: dict[str, dict[str, float | None]] = {}
+        self.name = options.name or run.recipe.name
+        self.adapter: Path | None = None  # by which the LLM's scores are
+        self.adapters: dict[str, Json] = {}
+        self.of_adapters: dict[str, verify.Floats] = {}  # P(Yes) of the reference rows by each further one
         history, export = history_needed(self.schema, run.recipe.prompt), run.recipe.export
         self.sample = self._answered(choose_rows(run.data, "test", export.sample_rows, run.recipe.seed, history))
         self.calibration = choose_users(run.data, "valid", export.calibration_rows, run.recipe.seed, history)
@@ -133,9 +140,9 @@ class Export:
             write_vectors(self.folder / VECTORS, self.catalog.vectors)
         if self.prompts is not None:
             template, tokens = self.prompts.template, self.prompts.tokens
-            self._json("prompt.json", {"template": template.to_json(), "tokens": tokens.to_json()})
+            self.write_json("prompt.json", {"template": template.to_json(), "tokens": tokens.to_json()})
         if types := self.run.data.info.get("history", {}).get("types"):
-            self._json(bundle.EVENTS, {"history": types})
+            self.write_json(bundle.EVENTS, {"history": types})
 
     def write_popular(self) -> None:
         """popular.jsonl, of training rows alone."""
@@ -182,15 +189,12 @@ class Export:
         from corella_edge_runtime.llm.llama.binding import Model
 
         self.say("LLM: transformers' own scores")
-        builder, trained = self.run.builder(), self.run.llm()
-        reader = self.run.reader(trained, builder, "float32")
-        torch_by_row = verify.torch_llm(reader, builder, self.sample.indices, self.sample.split)
-        expected = np.asarray([torch_by_row.get(row, np.nan) for row in self.sample.indices.tolist()])
-        self.llm_reference = expected
-        self.judge("torch", expected)
+        trained = self.run.llm()
+        self.llm_reference = self.torch_scores(self.run, trained, self.sample.indices)
+        self.judge("torch", self.llm_reference)
         f16 = self.work / "f16.gguf"
         recipe = self.run.recipe
-        plain = merged(trained)
+        plain = adapters.split(self, trained) if self.options.separate else merged(trained)
         write_gguf(plain, self.run.tokenizer(), f16, recipe.name, self.run.spm(), recipe.llm.context)
         model = Model(f16)
         texts = check_tokens(model, prompts, [r.user for r in self.requests[:200]])
@@ -202,14 +206,22 @@ class Export:
         if self.options.imatrix:
             writer.weigh(plain)
         writer.write()
+        if self.options.separate:
+            adapters.add(self, f16, prompts)
+
+    def torch_scores(self, run: Run, trained: Any, rows: npt.NDArray[np.int64]) -> verify.Floats:
+        """P(Yes), float64 [n], of sampled rows by transformers with what a run has trained; nan without text."""
+        builder = self.run.builder()
+        found = verify.torch_llm(run.reader(trained, builder, "float32"), builder, rows, self.sample.split)
+        return np.asarray([found.get(row, np.nan) for row in rows.tolist()])
 
     def _check_f16(self, f16: Path, prompts: PromptEncoder) -> verify.Floats:
         """P(Yes) of all rows by the f16 file, reference rows decoded whole, the others with kept prefixes: each within
         its tolerance of transformers."""
         threads, expected = self.options.threads, self.llm_reference
         chosen = [self.requests[i] for i in self.reference]
-        whole = verify.gguf_scores(f16, prompts, chosen, threads, whole=True, exact=True)
-        found = verify.gguf_scores(f16, prompts, self.requests, threads, exact=True)
+        whole = verify.gguf_scores(f16, prompts, chosen, threads, whole=True, exact=True, adapter=self.adapter)
+        found = verify.gguf_scores(f16, prompts, self.requests, threads, exact=True, adapter=self.adapter)
         self.differences["llm_f16_whole"] = verify.check_llm(
             "f16 GGUF", whole, expected[self.reference], verify.F16_TOLERANCE
         )
@@ -227,10 +239,10 @@ class Export:
     def write_samples(self) -> None:
         """reference.jsonl (what `verify` repeats) and sample.jsonl (traffic for `benchmark`)."""
         lines = []
-        for i, crm in zip(self.reference.tolist(), self.crm_reference, strict=True):
-            request, llm = self.requests[i], float(self.llm_reference[i])
+        for place, i in enumerate(self.reference.tolist()):
+            request, crm, llm = self.requests[i], self.crm_reference[place], float(self.llm_reference[i])
             lines.append({"request": request_json(request), "crm": crm, "prompt": self.prompt(request),
-                          "llm": number(llm)})  # fmt: skip
+                          "llm": number(llm), **adapters.of_row(self, place)})  # fmt: skip
         self._lines("reference.jsonl", lines)
         if self.options.sample:
             pairs = zip(self.requests, self.sample.labels.tolist(), strict=True)
@@ -255,8 +267,10 @@ class Export:
         if self.prompts is None:
             self._route(NEVER, REPLACE.rule, crm, np.full(len(crm), np.nan))
             return
-        rows, count = self.calibration.requests(), len(self.calibration)
-        llm = verify.gguf_scores(self.folder / "llm.gguf", self.prompts, rows, self.options.threads, total=count)
+        rows, count, threads = self.calibration.requests(), len(self.calibration), self.options.threads
+        llm = verify.gguf_scores(
+            self.folder / bundle.LLM, self.prompts, rows, threads, adapter=self.adapter, total=count
+        )
         self.judge("llm_valid", llm, self.calibration)
         self._route(export.threshold, self.options.fusion or export.fusion, crm, llm)
 
@@ -267,7 +281,7 @@ class Export:
         if self.prompts is not None:
             made["calibrated"] = by_time(made, fusion, log)
             self._tell_calibration(made["calibrated"])
-        self._json("routing.json", made)
+        self.write_json("routing.json", made)
 
     def _tell_calibration(self, found: Json) -> None:
         """What the later half of the validation rows says of a policy that the earlier half fitted."""
@@ -293,13 +307,14 @@ class Export:
         default = self.options.llm_types[0]
         # A quantised type is judged by its metrics; `verify` only has to notice another file or machine.
         tolerance = verify.allowed(verify.BATCHED_TOLERANCE, self.differences.get(f"llm_{default}", 0.0))
-        self._json("verification.json", {
+        self.write_json("verification.json", {
             "tolerance": {"crm": verify.CRM_TOLERANCE, "llm": tolerance, **self._text_tolerance()},
             "differences": self.differences,
             "metrics": self.metrics,
             "rows": {"test": len(self.sample), "valid": len(self.calibration)},
             **({"types": [row.to_json(self.options.sweep) for row in self.types]} if self.types else {}),
             **({"text": self.text} if self.text else {}),
+            **({"adapters": self.adapters} if self.adapters else {}),
         })  # fmt: skip
         self.seal()
         threads, llm = self.options.threads, self.prompts is not None
@@ -323,9 +338,10 @@ class Export:
             "data": {key: run.data.info.get(key) for key in ("name", "licence", "redistributable", "notes", "sources")},
             "models": {"crm": run.recipe.crm.model, "llm": self.llm_files()},
             **({"ready": ready.provenance(options.ready)} if options.ready else {}),
+            **adapters.provenance(self),
             "packages": {name: installed(name) for name in PACKAGES if name != LLAMA or self.prompts is not None},
         }
-        bundle.seal(self.folder, options.name or run.recipe.name, options.version, about)
+        bundle.seal(self.folder, self.name, options.version, about)
 
     def judge(self, name: str, probability: Any, rows: RowSet | None = None) -> None:
         labels = (rows or self.sample).labels
@@ -333,7 +349,7 @@ class Export:
         found = asdict(metrics.quality(probability[known], labels[known]))
         self.metrics[name] = {metric: number(value) for metric, value in found.items()}
 
-    def _json(self, name: str, value: Any) -> None:
+    def write_json(self, name: str, value: Any) -> None:
         (self.folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
     def _lines(self, name: str, values: Sequence[Any]) -> None:
@@ -352,7 +368,9 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
         ready.check_run(run)
         options = replace(options, llm_types=(ready.type_of(options.ready),))
     elif _has_llm(run, options):
-        _check_types(options.llm_types)
+        file_types.check_types(options.llm_types)
+    if options.separate:
+        adapters.check_runs(run, options.name or run.recipe.name, options.added)
     torch.manual_seed(run.recipe.seed)
     with new_folder(out) as folder:
         (folder / "work").mkdir()
@@ -374,17 +392,6 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
 
 def _has_llm(run: Run, options: ExportOptions) -> bool:
     return options.ready is not None or (options.llm and run.recipe.trains_llm)
-
-
-def _check_types(types: Sequence[str]) -> None:
-    from corella_edge_runtime.llm.llama.binding import check_file_type
-
-    for kind in types:
-        check_file_type(kind)
-    if not types:
-        raise InputError("--llm-type: none is given")
-    if len(set(types)) != len(types):
-        raise InputError("--llm-type: a type is given twice")
 
 
 def _scored(crm: verify.Floats, llm: verify.Floats, rows: RowSet) -> ScoredRows:

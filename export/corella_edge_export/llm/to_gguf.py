@@ -120,9 +120,7 @@ def _number(writer: Any, key: str, value: float | str) -> None:
 def _tensor(writer: Any, key: str, tensor: torch.Tensor, config: Any, row: Architecture) -> None:
     name = gguf_name(key, row)
     values: Array = tensor.detach().to(torch.float32).numpy()
-    if row.neighbours and (".attn_q." in name or ".attn_k." in name):
-        heads = config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads
-        values = _interleave(values, heads)
+    values = interleave_heads(name, values, config, row)
     if values.ndim > 1:
         if not np.abs(values).max() <= np.finfo(np.float16).max:
             raise ExportError(f"the tensor {key} has values that f16 cannot hold")
@@ -145,6 +143,13 @@ def gguf_name(key: str, row: Architecture) -> str:
         if kind == "weight" or (kind == "bias" and name in row.biased):
             return f"blk.{parts[2]}.{name}.{kind}"
     raise ExportError(f"the tensor {key} has no counterpart in a GGUF of the architecture {row.name}")
+
+
+def interleave_heads(name: str, values: Array, config: Any, row: Architecture) -> Array:
+    """`values` of a tensor of this name with its rows in GGUF's order: another one for queries and keys, if at all."""
+    if not row.neighbours or not (".attn_q." in name or ".attn_k." in name):
+        return values
+    return _interleave(values, config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads)
 
 
 def _interleave(weight: Array, heads: int) -> Array:

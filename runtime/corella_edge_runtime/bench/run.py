@@ -25,7 +25,7 @@ from corella_edge_runtime.bench.measure.worker import Workers
 from corella_edge_runtime.bench.results import gathered, slo
 from corella_edge_runtime.bench.results.circumstances import Ceilings, Noise, Quiet, Settings, Verified
 from corella_edge_runtime.bench.results.journal import Journal, key
-from corella_edge_runtime.bench.results.result import FORMAT, Quality, Result
+from corella_edge_runtime.bench.results.result import FORMAT, QualityLines, Result
 from corella_edge_runtime.bench.results.seen import Slice, Spot
 from corella_edge_runtime.bench.settings import BenchSettings
 from corella_edge_runtime.engine import Engine
@@ -107,7 +107,7 @@ class _Run:
         journal = Journal(out, key(asdict(self._settings), head.bundle, head.data, head.threads, head.settings))
         self._tell(journal)
         earlier = [gathered.mean_noise(journal.slices)] if journal.resumed else []
-        started, judged, whole = machine.ticks(whole=True), Quality(why=NO_TIME), False
+        started, judged, whole = machine.ticks(whole=True), QualityLines(why=NO_TIME), False
         try:
             shares = self._plan()
             self._rounds(journal, [spot for spot in self._spots if spot.workers == 1], shares)
@@ -177,10 +177,10 @@ class _Run:
         order = traffic.grouped([rows[i] for i in known], limit, self._settings.seed)
         return [rows[known[i]] for i in order], [keys[known[i]] for i in order]
 
-    def _quality(self) -> Quality:
+    def _quality(self) -> QualityLines:
         rows, users = self._labelled()
         if not rows:
-            return Quality(why=quality.NO_LABELS if self._settings.max_labelled else NOT_WANTED)
+            return QualityLines(why=quality.NO_LABELS if self._settings.max_labelled else NOT_WANTED)
         seconds, what = budget.QUALITY * self._settings.budget, self._what
         found = quality.score(what.rank, rows, users, self._scored, seconds)
         policies = what.policies(self._settings.thresholds)

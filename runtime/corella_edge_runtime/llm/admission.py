@@ -117,6 +117,7 @@ class Admission:
         with self._lock:
             if not self._promised:
                 self._moved = now
+            self._seen.adapters = prompts.adapters
             found = self._open_end(prompts, now) if deadline is None else self._in_time(prompts, deadline, now, yields)
             if found.promise is not None:
                 insort(self._promised, found.promise)
@@ -139,6 +140,7 @@ class Admission:
                 self._cost.learn(*observed, now)
             if self._meter.renewed or answers.has("llm_error"):
                 self._seen.clear()
+            self._seen.adapters = prompts.adapters
             for name in set(compress(prompts.prefix, answers.answered.tolist())):
                 if not self._seen.touch(prompts.prefixes[name]):
                     self._seen.put(prompts.prefixes[name], _STATE)

@@ -10,6 +10,7 @@ from concurrent.futures import Future, wait
 
 import numpy as np
 
+from corella_edge.adapters import NONE, Adapters, Weights
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidate, Candidates, User
 from corella_edge.scores import FloatArray, Trace
@@ -101,10 +102,10 @@ class Llm:
 
     def __init__(
         self, prompts: PromptEncoder, backend: LlmBackend, settings: LlmSettings | None = None, vocabulary: int = 0,
-        longest: int = 0,
+        longest: int = 0, adapters: Adapters = NONE,
     ) -> None:  # fmt: skip
-        """`settings`: those of the backend."""
-        self.prompts, self.backend = prompts, backend
+        """`settings`: those of the backend. `adapters`: those it may be asked by, and is where nothing else is said."""
+        self.prompts, self.backend, self.adapters = prompts, backend, adapters
         self.vocabulary, self.longest = vocabulary, longest
         settings = settings or LlmSettings()
         self.most = int(YIELDING * settings.queue_tokens)
@@ -114,7 +115,7 @@ class Llm:
 
     def begin(
         self, user: User, candidates: Sequence[Candidate], hardness: FloatArray, deadline: float | None,
-        yields: bool = False,
+        yields: bool = False, adapters: Weights | None = None,
     ) -> Asking:  # fmt: skip
         """Ask, without waiting, as many of the hardest as will be answered in time.
 
@@ -125,6 +126,7 @@ class Llm:
             hardness: float64, the entropy of each candidate.
             deadline: a time of `time.monotonic()`.
             yields: see `begin_prompts`.
+            adapters: of the LLM, by which it answers; None = the usual ones.
         """
         suffixes = self._suffixes(Candidates.of(candidates))
         given = Answers.none(len(candidates), "no_text")
@@ -132,10 +134,16 @@ class Llm:
         if not order:
             return Asking(given)
         prefix = tuple(self.prompts.prefix(user))
-        return self._begin(given, order, Prompts.of_user(prefix, [suffixes[i] for i in order]), deadline, yields)
+        prompts = Prompts.of_user(prefix, [suffixes[i] for i in order])
+        return self._begin(given, order, prompts.by(self._chosen(adapters)), deadline, yields)
 
-    def begin_prompts(self, prompts: Sequence[Prompt], deadline: float | None, yields: bool = False) -> Asking:
-        """Ask prompts as they are, under the same rules, from the first.
+    def _chosen(self, adapters: Weights | None) -> Weights:
+        return self.adapters.default if adapters is None else adapters
+
+    def begin_prompts(
+        self, prompts: Sequence[Prompt], deadline: float | None, yields: bool = False, adapters: Weights | None = None
+    ) -> Asking:
+        """Ask prompts as they are, under the same rules, from the first; `adapters` as in `begin`.
 
         `yields`: they take at most half of the queue and of the time until their deadline, and give way to what is
         due before.
@@ -143,7 +151,8 @@ class Llm:
         given = Answers.none(len(prompts), "deadline")
         if not prompts:
             return Asking(given)
-        return self._begin(given, range(len(prompts)), Prompts.of(prompts), deadline, yields)
+        asked = Prompts.of(prompts).by(self._chosen(adapters))
+        return self._begin(given, range(len(prompts)), asked, deadline, yields)
 
     @property
     def answers(self) -> bool:
@@ -156,7 +165,7 @@ class Llm:
         texts = (self.prompts.item(row) for row in range(len(self.prompts.catalog)))
         suffix = next((text for text in texts if text), None) or (self.prompts.tokens.yes,)
         prompt = Prompt(tuple(self.prompts.prefix(User())), tuple(suffix))
-        future = self._submit(Prompts.of([prompt]), time.monotonic() + seconds)
+        future = self._submit(Prompts.of([prompt]).by(self.adapters.default), time.monotonic() + seconds)
         wait([future], seconds + 1.0)
         if future.cancel() or not future.done():
             return "deadline"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.adapters import weights_of
 from corella_edge.request import Candidates, User
 from corella_edge.scores import FloatArray, Scores
 
@@ -121,7 +122,8 @@ class Shadow:
             return
         chosen = candidates.at(places.tolist())
         deadline = time.monotonic() + PATIENCE
-        self._asking = llm.begin(user, chosen, np.zeros(len(places)), deadline, yields=True)
+        adapters = weights_of(scores.adapters)
+        self._asking = llm.begin(user, chosen, np.zeros(len(places)), deadline, yields=True, adapters=adapters)
         if self._asking.future is not None:
             wait([self._asking.future], PATIENCE)
         scores.shadow = np.full(len(scores.items), np.nan)

@@ -80,6 +80,20 @@ def test_the_p_value_of_bounded_losses_is_that_of_mapie(counts: tuple[int, int],
     assert bounded_tail(mean, rows, limit) == pytest.approx(expected, rel=1e-7, abs=1e-12)
 
 
+def test_learn_then_test_of_mapie_takes_the_same_threshold() -> None:
+    """Fixed sequence testing, from asking about every row on; where MAPIE is installed (`pip install mapie`, 1.6)."""
+    controller = pytest.importorskip("mapie.risk_control._base_controller")
+    rng, risk, delta, rows = np.random.default_rng(0), 0.1, 0.1, 400
+    for _ in range(20):
+        measure, wrong = log(rng, rows)
+        thresholds = np.append(np.unique(measure), NEVER)
+        losses = np.array([[(wrong & (measure < threshold)).mean() for threshold in thresholds]])
+        (passed,), _ = controller.ltt_procedure(
+            losses, np.array([[risk]]), delta, np.full_like(losses, rows), binary=True, fwer_method="fixed_sequence"
+        )
+        assert certify(measure, wrong, risk, delta).threshold == thresholds[max(passed)]
+
+
 MEASURE = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.3, 0.6]) | st.floats(0, 0.69), st.booleans()), min_size=1,
                    max_size=400)  # fmt: skip
 

@@ -1,6 +1,7 @@
-"""Changed GGUF files put to llama.cpp, each in a process of its own: `python fuzz_gguf.py FILE FOLDER COUNT SEED`.
+"""Changed GGUF files put to llama.cpp, each in a process: `python fuzz_gguf.py FILE FOLDER COUNT SEED [BASE]`.
 
-Prints how many files there were of each outcome; run by test_gguf.py.
+With a BASE, the file is an adapter of it. Prints how many files there were of each outcome; run by test_gguf.py and
+test_adapters.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import gguf
 
 from corella_edge.errors import BundleError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.contract.messages import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt, Prompts
+from corella_edge_runtime.llm.llama.adapter_file import base_of, check_adapter
 from corella_edge_runtime.llm.llama.binding import Model
 from corella_edge_runtime.llm.llama.dangers import check_gguf
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
@@ -67,23 +69,25 @@ class Mutator:
             raw[place] = self.random.choice([0, 1, 255, raw[place] ^ 1, raw[place] ^ 128])
 
 
-def use(path: Path) -> int:
+def use(path: Path, base: Path | None) -> int:
     """Do with the file what an engine does."""
     try:
-        check_gguf(path)
+        check_gguf(path) if base is None else check_adapter(path, base_of(base))
     except BundleError:
         return REFUSED
     try:
-        Model(path, vocabulary_only=True).tokenize("Heat (1995), Action \U0001f600 é:")
-        model = Model(path)
+        if base is None:
+            Model(path, vocabulary_only=True).tokenize("Heat (1995), Action \U0001f600 é:")
+        model = Model(path) if base is None else Model(base, adapters={"changed": path})
     except BundleError:
         return UNLOADED
     scorer = YesNoScorer(model, Tokens(model.vocab_size - 3, model.vocab_size - 1, None))
-    scorer.score([Prompt((1, 2, 3), (4, 5)), Prompt((1, 2, 3), (6,))])
+    by = () if base is None else (("changed", 1.0),)
+    scorer.score(Prompts.of([Prompt((1, 2, 3), (4, 5)), Prompt((1, 2, 3), (6,))]).by(by))
     return 0
 
 
-def outcome(path: Path) -> str:
+def outcome(path: Path, base: Path | None) -> str:
     """What became of a process that uses the file."""
     child = os.fork()
     if not child:
@@ -92,7 +96,7 @@ def outcome(path: Path) -> str:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         code = 1
         try:
-            code = use(path)
+            code = use(path, base)
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
@@ -101,13 +105,13 @@ def outcome(path: Path) -> str:
     return {0: "scored", REFUSED: "refused", UNLOADED: "not loaded"}.get(os.WEXITSTATUS(status), "raised")
 
 
-def main(source: str, folder: str, count: str, seed: str) -> None:
+def main(source: str, folder: str, count: str, seed: str, base: str = "") -> None:
     logging.disable()
     mutator, found = Mutator(Path(source), int(seed)), Counter[str]()
     path = Path(folder) / "changed.gguf"
     for i in range(int(count)):
         path.write_bytes(mutator.next())
-        result = outcome(path)
+        result = outcome(path, Path(base) if base else None)
         if result.startswith("SIG"):
             path.replace(path.with_name(f"{result}-{seed}-{i}.gguf"))
         found[result] += 1

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from corella_edge_runtime.llm.backends import table
 from corella_edge_runtime.llm.backends.remote.client import ClientLimits, RemoteBackend
 from corella_edge_runtime.llm.backends.remote.flavours import KEY_VARIABLE, parse_address
 from corella_edge_runtime.llm.contract.backend import ModelSpec
-from corella_edge_runtime.llm.contract.messages import Answers, Prompt
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.opening import open_backend
 from fake_llm import FakeServer, serving
@@ -327,3 +328,49 @@ def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, llama
         importlib.import_module(name)
     with pytest.raises(MissingExtraError, match=r"\[remote\]"):
         open_backend("vllm+http://box:8000", ModelSpec(llama.path, llama.tokens, LlmSettings()))
+
+
+LOADED = [{"id": 0, "path": "/models/b.gguf", "scale": 1.0}, {"id": 1, "path": "a.gguf", "scale": 1.0}]
+
+
+def with_adapters(server: FakeServer, flavour: str, required: bool = False) -> Any:
+    spec = ModelSpec(Path("llm.gguf"), TOKENS, LlmSettings(), adapters={"a": Path("a.gguf"), "b": Path("b.gguf")})
+    return table.find(f"{flavour}+{server.base}").load().open_backend(f"{flavour}+{server.base}", spec, required, None)
+
+
+def test_llama_server_is_told_the_weight_of_every_adapter_with_each_prompt(server: FakeServer) -> None:
+    server.adapters = LOADED
+    backend = with_adapters(server, "llama-server")
+    for by, scales in (((), {0: 0.0, 1: 0.0}), ((("a", 1.0),), {0: 0.0, 1: 1.0}),
+                       ((("a", 0.5), ("b", -0.25)), {0: -0.25, 1: 0.5})):  # fmt: skip
+        server.asked.clear()
+        assert reasons(backend.submit(Prompts.of(ROWS[:1]).by(by))) == [""]
+        assert {entry["id"]: entry["scale"] for entry in server.asked[0][2]["lora"]} == scales
+    backend.close()
+
+
+def test_a_server_without_the_adapters_answers_nothing_and_is_told_so_where_it_is_required(
+    server: FakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.adapters = LOADED[:1]
+    backend = with_adapters(server, "llama-server")
+    assert reasons(backend.submit(ROWS[:1])) == ["llm_error"]
+    assert "the adapter a is not there, start it with --lora a.gguf" in caplog.text
+    assert not server.asked
+    server.adapters = LOADED  # it is started again
+    assert reasons(backend.submit(ROWS[:1])) == [""]
+    backend.close()
+    server.adapters = []
+    with pytest.raises(InputError, match=r"does not answer \(/lora-adapters: the adapter a is not there"):
+        with_adapters(server, "llama-server", required=True)
+
+
+@pytest.mark.parametrize("flavour", ["sglang", "vllm"])
+def test_a_server_that_lets_no_request_choose_is_refused_at_the_start(server: FakeServer, flavour: str) -> None:
+    with pytest.raises(InputError, match=rf"has adapters \(a, b\), and {flavour} lets no request choose"):
+        with_adapters(server, flavour)
+
+
+def test_without_adapters_nothing_is_said_of_them(connect: Any, server: Any) -> None:
+    assert reasons(connect("llama-server").submit(ROWS[:1])) == [""]
+    assert "lora" not in server.asked[0][2]

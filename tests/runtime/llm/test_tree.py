@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import plain_packing as plain
+from corella_edge.adapters import Weights
 from corella_edge_runtime.llm.contract.cost import Cost
 from corella_edge_runtime.llm.contract.job import Job
 from corella_edge_runtime.llm.contract.messages import Prompt, TokenIds, pack_ids, unpack_ids
@@ -363,28 +364,32 @@ def test_a_suspect_is_tried_alone() -> None:
     assert [t.asks for t in pack(asks[2:], lambda _: Base(0), room)] == [[asks[2]]]
 
 
-OPERATIONS = st.lists(st.tuples(st.booleans(), IDS), max_size=40)
+WEIGHTS = st.sampled_from([(), (("a", 1.0),), (("a", 0.5), ("b", 0.5)), (("b", 1.0),)])
+OPERATIONS = st.lists(st.tuples(st.booleans(), IDS, WEIGHTS), max_size=40)
 
 
 @given(OPERATIONS, st.integers(1, 30))
 def test_kept_prefixes_stay_within_the_budget_and_find_the_longest(
-    operations: list[tuple[bool, TokenIds]], budget: int
+    operations: list[tuple[bool, TokenIds, Weights]], budget: int
 ) -> None:
+    """Of what the same adapters have computed: for others, the same tokens are not there."""
     kept, known = KeptPrefixes(budget), {}
-    for put, tokens in operations:
+    for put, tokens, adapters in operations:
+        kept.adapters = adapters
         if put:
             state = np.zeros(len(tokens), np.uint8)
             kept.put(tokens, state)
-            known[tokens] = state
-        known = {t: s for t, s in known.items() if t in kept._states}
-        assert kept.tokens == sum(map(len, known)) <= budget
-        assert kept.bytes == sum(map(len, known))
+            known.setdefault((adapters, tokens), state)
+        known = {key: s for key, s in known.items() if key in kept._states}
+        assert kept.tokens == sum(len(t) for _, t in known) <= budget
+        assert kept.bytes == kept.tokens
         assert kept._sorted == sorted(kept._states)
         found, length = kept.find(tokens)
-        assert length == max((common_length(other, tokens) for other in known), default=0)
+        own = [other for by, other in known if by == adapters]
+        assert length == max((common_length(other, tokens) for other in own), default=0)
         if length:
-            assert found in known
-            assert len(kept.take(found)) == len(found)
+            assert found in own
+            assert kept.take(found) is known[adapters, found]
 
 
 def test_the_least_recently_used_leaves_first() -> None:
@@ -393,7 +398,7 @@ def test_the_least_recently_used_leaves_first() -> None:
         kept.put(tokens, np.zeros(1, np.uint8))
     kept.take((1, 1))
     kept.put((4, 4), np.zeros(1, np.uint8))
-    assert sorted(kept._states) == [(1, 1), (3, 3), (4, 4)]
+    assert sorted(tokens for _, tokens in kept._states) == [(1, 1), (3, 3), (4, 4)]
     assert kept.evictions == 1
     kept.put((5,) * 7, np.zeros(1, np.uint8))
     assert len(kept) == 3
@@ -404,7 +409,7 @@ def test_a_longer_history_replaces_the_shorter(longer: TokenIds) -> None:
     kept = KeptPrefixes(100)
     kept.put((1, 2), np.zeros(1, np.uint8))
     kept.put(longer, np.zeros(1, np.uint8))
-    assert kept._sorted == [longer]
+    assert kept._sorted == [((), longer)]
 
 
 @example([((0,), False), ((1, 0, 0, 0, 0), False), ((0, 0, 0, 0, 0), False), ((0,) * 6, True)], 5)
@@ -420,7 +425,7 @@ def test_states_in_used_memory_are_what_was_put(puts: list[tuple[TokenIds, bool]
             assert len(state) == 40 * len(tokens)
             state[:] = number
             kept.put(tokens, state)
-        for own, state in kept._states.items():
+        for (_, own), state in kept._states.items():
             assert len(state) == 40 * len(own)
             assert len(set(state.tolist())) == 1
         assert len({state[0] for state in kept._states.values()}) == len(kept)

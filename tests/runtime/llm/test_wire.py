@@ -18,9 +18,11 @@ from corella_edge_runtime.llm.contract.settings import MOST_QUEUED
 IDS = st.integers(0, 2**64 - 1)
 TOKENS = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=6).map(tuple)
 # Few prefixes, so that prompts share them.
-PROMPTS = st.lists(
+ROWS = st.lists(
     st.builds(Prompt, st.sampled_from([(), (1,), (1, 2, 3), (-7, 2**31 - 1)]), TOKENS, st.booleans()), max_size=8
-).map(Prompts.of)
+)
+WEIGHTS = st.dictionaries(st.text("ab.-_9", min_size=1, max_size=64), st.floats(-10, 10), max_size=3)
+PROMPTS = st.builds(lambda rows, by: Prompts.of(rows).by(tuple(sorted(by.items()))), ROWS, WEIGHTS | st.just({}))
 STATS = st.dictionaries(st.text(max_size=8), st.floats(allow_nan=False), max_size=4)
 ANSWERS = st.lists(
     st.builds(

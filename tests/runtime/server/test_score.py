@@ -209,7 +209,7 @@ def test_an_llm_that_does_not_tell_the_whole_vocabulary_is_501(asking):
         ({"timeout_ms": 600_001}, "timeout_ms: expected a number of at most 600000, got 600001"),
         ({"timeout_ms": True}, "timeout_ms: expected a number, got true"),
         ({"timeout_ms": 10**400}, "timeout_ms: the number is too large"),
-        ({"temperature": 0}, "unknown field 'temperature'; known fields: apply_softmax"),
+        ({"temperature": 0}, "unknown field 'temperature'; known fields: adapter, adapters, apply_softmax"),
         ({"return_pooled_hidden_states": True}, "return_pooled_hidden_states: not offered here"),
         ({"embed_override_token_id": 0}, "embed_override_token_id: not offered here"),
     ],
@@ -352,7 +352,7 @@ def test_what_can_not_be_done_in_time_is_told_at_once(asking):
     assert not backend.futures
     llm = site.ranker.llm
     given = Answers.of([LlmAnswer(math.nan, "deadline"), LlmAnswer(math.nan, "busy")])
-    llm.begin_prompts = lambda asked, deadline, yields: Asking(
+    llm.begin_prompts = lambda asked, deadline, yields, adapters: Asking(
         given, [0], backend.submit(asked[:1], deadline), deadline
     )
     response = score(site, timeout_ms=60_000)

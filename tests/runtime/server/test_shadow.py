@@ -87,7 +87,7 @@ class SlowLlm:
     def stats(self) -> dict[str, float]:
         return {"waiting_seconds": self.waiting}
 
-    def begin(self, user: object, candidates: Candidates, *_: object, yields: bool = False) -> object:
+    def begin(self, user: object, candidates: Candidates, *_: object, yields: bool = False, **__: object) -> object:
         assert yields
         assert self.go.wait(20)
         return SimpleNamespace(future=None, answers=lambda: Answers.none(len(candidates), "busy"))

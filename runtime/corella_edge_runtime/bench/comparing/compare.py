@@ -30,7 +30,7 @@ UNSAID = ("measured", "points", "other processes, other virtual machines")
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedFigure:
     """One figure of every result.
 
     Attributes:
@@ -70,10 +70,10 @@ class Comparison:
     differs: tuple[tuple[str, tuple[str, ...]], ...]
     void: tuple[str, ...]
     warnings: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedFigure, ...]
     most: float = field(default=0.05)
 
-    def regressions(self) -> list[tuple[str, Row, float]]:
+    def regressions(self) -> list[tuple[str, ComparedFigure, float]]:
         """Figures of time that are slower by more than `most`, even with widened intervals: (name of the result, row,
         slowdown)."""
         factor = widening(sum(row.speed for row in self.rows) * (len(self.names) - 1))
@@ -201,28 +201,28 @@ def _where(key: Key, point: Point) -> str:
     return f"{shown.SCENARIOS[point.scenario]}, {USERS[point.users]}{cores}, {shown.asked(point)}"
 
 
-def _rows(results: Sequence[Result]) -> Iterable[Row]:
+def _rows(results: Sequence[Result]) -> Iterable[ComparedFigure]:
     held = len({result.settings.slo for result in results}) == 1
     for key, points in _common(results):
         yield from _point_rows(_where(key, points[0]), key, points, held)
     yield from _quality_rows(results)
 
 
-def _point_rows(where: str, key: Key, points: Sequence[Point], held: bool) -> Iterable[Row]:
+def _point_rows(where: str, key: Key, points: Sequence[Point], held: bool) -> Iterable[ComparedFigure]:
     # At once: what a request waits there is the length of the queue, which throughput tells.
     if key[0] != "offline" and _same_load(points):
         for name in LATENCIES:
             if all(name in point.latency.supported for point in points):
                 found = tuple(shown.spread(point, name) for point in points)
-                yield Row(where, f"{shown.PERCENTILES[name]} ms", found, more=False, speed=True)
+                yield ComparedFigure(where, f"{shown.PERCENTILES[name]} ms", found, more=False, speed=True)
     if key[0] != "server":
         rates = tuple(shown.spread(point, "requests_per_s") for point in points)
-        yield Row(where, "requests/s", rates, more=True, speed=True)
+        yield ComparedFigure(where, "requests/s", rates, more=True, speed=True)
     if held and any(point.rates for point in points):
-        yield Row(where, "largest rate/s", tuple(map(_largest, points)), more=True, speed=False)
+        yield ComparedFigure(where, "largest rate/s", tuple(map(_largest, points)), more=True, speed=False)
     work = tuple(Figure(point.llm_ms_per_thousand) for point in points)
-    yield Row(where, "LLM ms per 1,000 requests", work, more=False, speed=True)
-    yield Row(where, "memory MiB", tuple(map(_memory, points)), more=False, speed=False)
+    yield ComparedFigure(where, "LLM ms per 1,000 requests", work, more=False, speed=True)
+    yield ComparedFigure(where, "memory MiB", tuple(map(_memory, points)), more=False, speed=False)
 
 
 def _largest(point: Point) -> Figure | None:
@@ -240,7 +240,7 @@ def _memory(point: Point) -> Figure | None:
     return None if point.memory_bytes is None else Figure(point.memory_bytes / 2**20)
 
 
-def _quality_rows(results: Sequence[Result]) -> Iterable[Row]:
+def _quality_rows(results: Sequence[Result]) -> Iterable[ComparedFigure]:
     columns = [{shown.asked(point): point for point in result.quality.points if point.line == "policy"}
                for result in results]  # fmt: skip
     for asked in columns[0]:
@@ -248,7 +248,7 @@ def _quality_rows(results: Sequence[Result]) -> Iterable[Row]:
         for name, more in METRICS.items():
             if len(same) == len(columns) and all(_known(one, name) for one in same):
                 found = tuple(one.metrics[name] for one in same)
-                yield Row(f"{QUALITY}, {asked}", shown.METRICS[name], found, more, speed=False)
+                yield ComparedFigure(f"{QUALITY}, {asked}", shown.METRICS[name], found, more, speed=False)
 
 
 def _known(point: QualityPoint, name: str) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 from corella_edge.atomic import write_file
 from corella_edge.errors import RegressionError, VoidError
 from corella_edge_runtime import charts
-from corella_edge_runtime.bench.comparing.compare import QUALITY, Comparison, Row, Verdict
+from corella_edge_runtime.bench.comparing.compare import QUALITY, ComparedFigure, Comparison, Verdict
 from corella_edge_runtime.bench.reports import curves, shown
 from corella_edge_runtime.bench.reports.report import table
 from corella_edge_runtime.bench.results.circumstances import Figure
@@ -104,12 +104,12 @@ def _header(found: Comparison) -> list[str]:
     return ["figure", *found.names, *more]
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: ComparedFigure) -> list[str]:
     words = [part for by, said in zip(row.slowdowns(), row.verdicts(), strict=True) for part in (_change(by), said)]
     return [f"{row.where}: {row.name}", *(_written(row, figure) for figure in row.figures), *words]
 
 
-def _written(row: Row, figure: Figure | None) -> str:
+def _written(row: ComparedFigure, figure: Figure | None) -> str:
     return shown.fine(figure) if row.where.startswith(QUALITY) else shown.figure(figure)
 
 

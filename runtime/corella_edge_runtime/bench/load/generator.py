@@ -18,8 +18,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from corella_edge_runtime.bench.load.http import Reply, ReplyError
-from corella_edge_runtime.bench.load.plan import Happened, Plan, read_plan, write_happened
+from corella_edge_runtime.bench.load.http import HttpReply, ReplyError
+from corella_edge_runtime.bench.load.plan import Happened, LoadPlan, read_plan, write_happened
 
 HEAD_START = 0.05  # seconds from the announcement to the beginning
 IDLE = 10.0  # a connection unused for longer is not used again: the server may be about to close it
@@ -48,12 +48,12 @@ class Connection:
         self.fileno = self.socket.fileno()
         self.idle_since = 0.0
         self.number = -1
-        self.reply = Reply()
+        self.reply = HttpReply()
         self.left = memoryview(b"")
 
     def send(self, number: int, request: bytes) -> None:
         """Take a request on; `write` sends it."""
-        self.number, self.reply, self.left = number, Reply(), memoryview(request)
+        self.number, self.reply, self.left = number, HttpReply(), memoryview(request)
 
     def write(self) -> None:
         """Send what the socket takes.
@@ -82,7 +82,7 @@ class Connection:
 class Generator:
     """Sends a plan once."""
 
-    def __init__(self, plan: Plan, requests: list[bytes]) -> None:
+    def __init__(self, plan: LoadPlan, requests: list[bytes]) -> None:
         count = len(plan.moments)
         self._plan, self._requests, self._needle = plan, requests, plan.count.encode()
         self._address = resolved(plan.host, plan.port)

@@ -34,7 +34,7 @@ class _Body(Enum):
     TO_END = auto()
 
 
-class Reply:
+class HttpReply:
     """One reply, fed as it arrives.
 
     Attributes:

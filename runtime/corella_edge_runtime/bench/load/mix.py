@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge_runtime.bench.load.plan import Plan
+from corella_edge_runtime.bench.load.plan import LoadPlan
 from corella_edge_runtime.bench.load.schedule import fixed, in_turn, merged, poisson
 
 
@@ -38,9 +38,9 @@ class Mix:
     moments: list[float]
     which: list[int]
 
-    def plan(self, port: int, **more: Any) -> Plan:
-        """For the generator; `more` are fields of `Plan`."""
-        return Plan(port, self.moments, self.which, **more)
+    def plan(self, port: int, **more: Any) -> LoadPlan:
+        """For the generator; `more` are fields of `LoadPlan`."""
+        return LoadPlan(port, self.moments, self.which, **more)
 
     def of(self, kind: str) -> npt.NDArray[np.bool_]:
         """Which moments are of that kind, [n]."""

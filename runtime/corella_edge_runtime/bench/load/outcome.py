@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from corella_edge.errors import CorellaError
 from corella_edge.stopping import LOOK, Stopped, never
-from corella_edge_runtime.bench.load.plan import Happened, Plan, read_happened, write_plan
+from corella_edge_runtime.bench.load.plan import Happened, LoadPlan, read_happened, write_plan
 
 GENERATOR = "corella_edge_runtime.bench.load.generator"
 MOST_OF_A_CORE = 0.10  # above it the generator is part of what it measures
@@ -61,7 +61,7 @@ class Outcome:
 class Running:
     """A generator at work. `begin` is the time of `time.monotonic()` from which its moments count."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: LoadPlan, folder: Path) -> None:
         self._plan, self._folder = plan, folder
         command = [sys.executable, "-P", "-m", GENERATOR, str(folder)]
         # A process group of its own: the terminal's Ctrl-C is the parent's to answer.
@@ -106,7 +106,7 @@ class Running:
 
 
 @contextmanager
-def running(plan: Plan, requests: Sequence[bytes]) -> Iterator[Running]:
+def running(plan: LoadPlan, requests: Sequence[bytes]) -> Iterator[Running]:
     """A generator that sends `plan`; it ends with the block."""
     with tempfile.TemporaryDirectory(prefix="corella-load-") as folder:
         write_plan(Path(folder), plan, requests)
@@ -117,7 +117,7 @@ def running(plan: Plan, requests: Sequence[bytes]) -> Iterator[Running]:
             load.end()
 
 
-def put(plan: Plan, requests: Sequence[bytes], stop: Callable[[], bool] = never) -> Outcome:
+def put(plan: LoadPlan, requests: Sequence[bytes], stop: Callable[[], bool] = never) -> Outcome:
     """Send a plan and wait for its end. Raises Stopped: somebody wants it earlier."""
     with running(plan, requests) as load:
         return load.wait(stop)

@@ -17,7 +17,7 @@ _KEEP = ("none", "hash", "all")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoadPlan:
     """A load: which request is sent when.
 
     Attributes:
@@ -58,8 +58,8 @@ class Happened:
         sent, first, end: when its first byte was sent, the reply's first came and its last; nan where that never was.
         status: of HTTP; 0 where there is no reply, and `error` says why.
         timing: the header `Server-Timing`, or "".
-        counted: how often `Plan.count` is in the body.
-        body: by `Plan.keep`: hexadecimal digits, or the bytes.
+        counted: how often `LoadPlan.count` is in the body.
+        body: by `LoadPlan.keep`: hexadecimal digits, or the bytes.
         cpu_seconds, wall_seconds: the generator's own, from the beginning to the last reply.
         connections: how many were opened.
     """
@@ -94,15 +94,15 @@ def address_of(url: str) -> tuple[str, int]:
     return host, port
 
 
-def write_plan(folder: Path, plan: Plan, requests: Sequence[bytes]) -> None:
+def write_plan(folder: Path, plan: LoadPlan, requests: Sequence[bytes]) -> None:
     """Into an existing folder."""
     _write(folder, "plan", {**asdict(plan), "moments": list(plan.moments), "which": list(plan.which)}, requests)
 
 
-def read_plan(folder: Path) -> tuple[Plan, list[bytes]]:
+def read_plan(folder: Path) -> tuple[LoadPlan, list[bytes]]:
     """What `write_plan` wrote."""
     about, requests = _read(folder, "plan")
-    return Plan(**about), requests
+    return LoadPlan(**about), requests
 
 
 def write_happened(folder: Path, happened: Happened) -> None:

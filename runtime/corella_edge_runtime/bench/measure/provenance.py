@@ -20,16 +20,16 @@ LISTENED = 1.0  # seconds before the run
 SHOWN = 3  # problems of a parity gate
 
 
-def bundle_of(bundle: Bundle, engine: Engine | None) -> forms.Bundle:
+def bundle_of(bundle: Bundle, engine: Engine | None) -> forms.BundleFacts:
     """The bundle, and which LLM of it answers."""
     label, manifest = bundle.label, sha256(bundle.path(MANIFEST))
     if engine is None:
-        return forms.Bundle(label=label, manifest_sha256=manifest, llm=bundle.prompt() is not None,
+        return forms.BundleFacts(label=label, manifest_sha256=manifest, llm=bundle.prompt() is not None,
                             policy=bundle.routing().threshold, fusion=bundle.fusion().rule)  # fmt: skip
     found, kinds = matrices(engine), Counter[str]()
     for _, kind, size in found:
         kinds[kind] += size
-    return forms.Bundle(
+    return forms.BundleFacts(
         label=label, manifest_sha256=manifest, llm=engine.llm is not None,
         llm_file=engine.setup.llm_file if engine.setup and engine.llm else None,
         llm_type=kinds.most_common(1)[0][0] if kinds else None, llm_parameters=sum(kinds.values()) or None,
@@ -37,10 +37,10 @@ def bundle_of(bundle: Bundle, engine: Engine | None) -> forms.Bundle:
     )  # fmt: skip
 
 
-def machine_here() -> forms.Machine:
+def machine_here() -> forms.MachineFacts:
     """This machine."""
     found = machine.machine()
-    return forms.Machine(**found, governor=machine.governor(), cgroup_cpus=read_machine().quota,
+    return forms.MachineFacts(**found, governor=machine.governor(), cgroup_cpus=read_machine().quota,
                          cgroup_memory_bytes=machine.memory_limit())  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from corella_edge.routing.policy import Policy
 from corella_edge.scores import Scores
 from corella_edge_runtime.bench.results.circumstances import Figure
 from corella_edge_runtime.bench.results.figures import figure
-from corella_edge_runtime.bench.results.result import Quality, QualityPoint
+from corella_edge_runtime.bench.results.result import QualityLines, QualityPoint
 
 NO_LABELS = "no row of these requests has a label"
 LEAST = 50  # rows that are scored however long it takes
@@ -76,7 +76,7 @@ def columns(parts: Sequence[tuple[Inputs, list[int]]]) -> dict[str, Floats]:
 def judged(
     rows: LabelledRows, policies: Mapping[str, Policy], ratios: Mapping[str, float | None], measure: Measure,
     rule: Fusion = REPLACE, draws: int = 2000,
-) -> Quality:  # fmt: skip
+) -> QualityLines:  # fmt: skip
     """Every line of quality: the policies, as many rows at random, by an oracle and by each published rule, and each
     model alone.
 
@@ -87,9 +87,9 @@ def judged(
         measure: the bundle's; the knee is looked for by it.
     """
     if not len(rows):
-        return Quality(why=NO_LABELS)
+        return QualityLines(why=NO_LABELS)
     if missing := [name for name in measure.needs if name not in rows.inputs]:
-        return Quality(why=f"the bundle's policy looks at {missing[0]}, which the answers do not tell")
+        return QualityLines(why=f"the bundle's policy looks at {missing[0]}, which the answers do not tell")
     values = measure(rows.crm, rows.inputs_for(measure.needs))
     held = HeldOut(rows, values, rule, draws)
     base, published = held.judge(held.alone), rules.orders(held.judged, rule)
@@ -100,15 +100,26 @@ def judged(
         mask = asked(held, policy)
         at = (threshold, ratios[threshold], float(mask.mean()))
         points.append(_point("policy", *at, held.judge(held.answer(mask)), base))
-        points.append(_plain("random", *at, at_random(held, int(mask.sum()))))
-        points.append(_plain("oracle", *at, held.judge.points(held.answer(oracle(held, int(mask.sum()))))))
-        points += [_point(name, *at, held.judge(held.answer(highest(held, order, int(mask.sum())))), base)
-                   for name, order in published.items() if 0.0 < at[2] < 1.0]  # fmt: skip
+        points += _as_many(held, int(mask.sum()), at, published, base)
     points.append(_point("crm", None, 0.0, 0.0, base, base))
     if held.judged.known.any():
         every = held.judge(np.where(held.judged.known, held.judged.llm, held.judged.crm))
         points.append(_point("llm", None, 1.0, float(held.judged.known.mean()), every, base))
-    return Quality(rows=len(held.judged), users=len(set(rows.user.tolist())), points=tuple(points), knee=knee(held))
+    return QualityLines(
+        rows=len(held.judged), users=len(set(rows.user.tolist())), points=tuple(points), knee=knee(held)
+    )
+
+
+def _as_many(
+    held: HeldOut, count: int, at: tuple[str, float | None, float], published: Mapping[str, Floats], base: Figures
+) -> list[QualityPoint]:
+    """So many rows chosen otherwise: at random, by an oracle, and by published rules, where there is a choice."""
+    points = [_plain("random", *at, at_random(held, count)),
+              _plain("oracle", *at, held.judge.points(held.answer(oracle(held, count))))]  # fmt: skip
+    if 0 < count < held.judged.known.sum():
+        points += [_point(name, *at, held.judge(held.answer(highest(held, order, count))), base)
+                   for name, order in published.items()]  # fmt: skip
+    return points
 
 
 def asked(held: HeldOut, policy: Policy) -> Mask:

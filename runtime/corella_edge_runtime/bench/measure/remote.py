@@ -23,9 +23,9 @@ from corella_edge.routing.reasons import KEPT
 from corella_edge.scores import Scores
 from corella_edge.stopping import never
 from corella_edge_runtime import reference
-from corella_edge_runtime.bench.load.http import Reply, ReplyError, post
+from corella_edge_runtime.bench.load.http import HttpReply, ReplyError, post
 from corella_edge_runtime.bench.load.outcome import Outcome, put
-from corella_edge_runtime.bench.load.plan import MOST_CONNECTIONS, Plan, address_of
+from corella_edge_runtime.bench.load.plan import MOST_CONNECTIONS, LoadPlan, address_of
 from corella_edge_runtime.bench.load.timing import spans
 from corella_edge_runtime.bench.results.seen import Seen
 
@@ -90,7 +90,7 @@ class OverHttp:
         self, bodies: Sequence[bytes], moments: Sequence[float], most: int | None = None,
         stop: Callable[[], bool] = never,
     ) -> list[Seen]:  # fmt: skip
-        plan = Plan(self.port, list(moments), list(range(len(bodies))), connections=most or MOST_CONNECTIONS,
+        plan = LoadPlan(self.port, list(moments), list(range(len(bodies))), connections=most or MOST_CONNECTIONS,
                     patience=PATIENCE, keep="all", host=self.host)  # fmt: skip
         return told(put(plan, [self._post(body) for body in bodies], stop))
 
@@ -146,9 +146,9 @@ class OverHttp:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self._socket
 
-    def _over(self, connection: socket.socket, request: bytes) -> Reply:
+    def _over(self, connection: socket.socket, request: bytes) -> HttpReply:
         connection.sendall(request)
-        reply = Reply()
+        reply = HttpReply()
         while not reply.complete:
             data = connection.recv(READ)
             if not data:

@@ -22,7 +22,7 @@ class Figure(msgspec.Struct, frozen=True):
     high: float | None = None
 
 
-class Bundle(msgspec.Struct, frozen=True, kw_only=True):
+class BundleFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured.
 
     Attributes:
@@ -61,7 +61,7 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
     labelled_rows: int = 0
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
+class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Where it ran. Names no host and no path.
 
     Attributes:

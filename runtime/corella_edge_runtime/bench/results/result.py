@@ -13,11 +13,11 @@ import msgspec
 from corella_edge.atomic import write_file
 from corella_edge.errors import InputError
 from corella_edge_runtime.bench.results.circumstances import (
-    Bundle,
+    BundleFacts,
     Ceilings,
     Data,
     Figure,
-    Machine,
+    MachineFacts,
     Quiet,
     Settings,
     Software,
@@ -50,7 +50,7 @@ class QualityPoint(msgspec.Struct, frozen=True, kw_only=True):
     gains: dict[str, Figure] = msgspec.field(default_factory=dict)
 
 
-class Quality(msgspec.Struct, frozen=True, kw_only=True):
+class QualityLines(msgspec.Struct, frozen=True, kw_only=True):
     """Quality at the same thresholds; `why` says why there is none.
 
     Attributes:
@@ -78,9 +78,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     created: str
     measured: str
-    bundle: Bundle
+    bundle: BundleFacts
     data: Data
-    machine: Machine
+    machine: MachineFacts
     software: Software
     threads: Threads
     settings: Settings
@@ -88,7 +88,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     quiet: Quiet
     ceilings: Ceilings
     points: tuple[Point, ...] = ()
-    quality: Quality = Quality()
+    quality: QualityLines = QualityLines()
     planned: int = 0
     complete: bool = True
     void: str = ""
@@ -104,7 +104,7 @@ def encode(result: Result) -> bytes:
 def decode(data: bytes, name: str) -> Result:
     """A result of JSON; `name` is what errors call its source. Raises InputError: no result of this format."""
     try:
-        head = msgspec.json.decode(data, type=_Head)
+        head = msgspec.json.decode(data, type=_FormatHead)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: not a {FILE} of `corella-edge benchmark --out`: {error}") from None
     if head.format != FORMAT:
@@ -115,7 +115,7 @@ def decode(data: bytes, name: str) -> Result:
         raise InputError(f"{name}: damaged: {error}; measure again") from None
 
 
-class _Head(msgspec.Struct):
+class _FormatHead(msgspec.Struct):
     """What every format has."""
 
     format: int

@@ -39,7 +39,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MeasuredShare:
     """What was measured at one share, one request at a time; times in seconds."""
 
     ratio: float | None
@@ -79,7 +79,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class LargestShare:
     """For users of one kind: the largest share that holds and what it comes to (None: not even share 0 holds), the
     base model alone, and the policy asked about."""
 
@@ -104,17 +104,17 @@ def measured(result: Result) -> Measured:
         return fitted(rows["new"], (), speed)
 
 
-def _of_point(point: Point) -> Row:
+def _of_point(point: Point) -> MeasuredShare:
     def ms(value: float | None) -> float:
         return 0.0 if value is None else value / 1000.0
 
     told = point.latency
-    return Row(point.ratio, point.share.value or 0.0, point.histogram.count, point.candidates,
+    return MeasuredShare(point.ratio, point.share.value or 0.0, point.histogram.count, point.candidates,
                point.touched.value or 0.0, ms(told.mean.value), ms(told.p50.value), ms(told.p99.value),
                point.tokens_evaluated)  # fmt: skip
 
 
-def of_slices(slices: Sequence[Slice], ratio: float | None, first: int, step: int) -> Row | None:
+def of_slices(slices: Sequence[Slice], ratio: float | None, first: int, step: int) -> MeasuredShare | None:
     """Of every `step`th request from the `first` on of all slices of a spot; None if none of them was answered."""
     latency = np.concatenate([one.latency for one in slices])[first::step]
     sizes, routed, tokens = (column(slices, name)[first::step] for name in ("candidates", "routed", "evaluated"))
@@ -123,11 +123,14 @@ def of_slices(slices: Sequence[Slice], ratio: float | None, first: int, step: in
         return None
     latency, sizes, routed, tokens = (values[ended] for values in (latency, sizes, routed, tokens))
     p50, p99 = (at_rank(latency, q) for q in (0.5, 0.99))
-    return Row(ratio, float(routed.sum() / sizes.sum()), len(latency), float(sizes.mean()), float((routed > 0).mean()),
-               float(latency.mean()), p50, p99, float(tokens.mean()))  # fmt: skip
+    share, hit = float(routed.sum() / sizes.sum()), float((routed > 0).mean())
+    return MeasuredShare(ratio, share, len(latency), float(sizes.mean()), hit, float(latency.mean()), p50, p99,
+                         float(tokens.mean()))  # fmt: skip
 
 
-def fitted(new: Sequence[Row], returning: Sequence[Row] = (), speed: float | None = None) -> Measured:
+def fitted(
+    new: Sequence[MeasuredShare], returning: Sequence[MeasuredShare] = (), speed: float | None = None
+) -> Measured:
     """The costs and the correlation that fit rows of new users.
 
     Args:
@@ -149,7 +152,7 @@ def fitted(new: Sequence[Row], returning: Sequence[Row] = (), speed: float | Non
     return Measured(cold, warm, _correlations(hit), tuple(ratio for ratio, _ in named), tuple(shares.tolist()))
 
 
-def _parts(rows: Sequence[Row]) -> tuple[Row, list[Row]]:
+def _parts(rows: Sequence[MeasuredShare]) -> tuple[MeasuredShare, list[MeasuredShare]]:
     """The row that asks nothing, and those that ask, by rising share."""
     ordered = sorted(rows, key=lambda row: row.share)
     alone = next((row for row in ordered if not row.share), None)
@@ -160,12 +163,12 @@ def _parts(rows: Sequence[Row]) -> tuple[Row, list[Row]]:
     return alone, hit
 
 
-def _asked(hit: Sequence[Row]) -> tuple[Floats, Floats]:
+def _asked(hit: Sequence[MeasuredShare]) -> tuple[Floats, Floats]:
     """Float64 [k] each: the share of requests touched, and candidates asked a request."""
     return np.array([row.touched for row in hit]), np.array([row.share * row.candidates for row in hit])
 
 
-def _box(alone: Row, hit: Sequence[Row]) -> Box:
+def _box(alone: MeasuredShare, hit: Sequence[MeasuredShare]) -> Box:
     touched_shares, asked = _asked(hit)
     seconds = np.array([max(0.0, row.mean - alone.mean) for row in hit])
     noise, llm_noise = _spread(alone.p50, alone.p99), _spread_of_llm(hit[-1], alone.p50)
@@ -179,14 +182,14 @@ def _spread(p50: float, p99: float) -> float:
     return max(0.0, math.log(p99 / p50) / _Z99) if p50 > 0.0 else 0.0
 
 
-def _spread_of_llm(row: Row, crm: float) -> float:
+def _spread_of_llm(row: MeasuredShare, crm: float) -> float:
     """Of the LLM's part, where all is asked; nothing tells it from the number asked elsewhere."""
     if row.ratio is None or row.ratio < 1.0:
         return 0.0
     return _spread(*(max(1e-9, value - crm) for value in (row.p50, row.p99)))
 
 
-def _correlations(rows: Sequence[Row]) -> Correlations:
+def _correlations(rows: Sequence[MeasuredShare]) -> Correlations:
     """By the requests that were touched at each share at which not nearly all are."""
     found = {
         row.share: correlation_of_touched(row.share, round(row.candidates), row.touched)
@@ -215,7 +218,7 @@ def laws(found: Mapping[Spot, Sequence[Slice]], ratios: Mapping[str, float | Non
     return told
 
 
-def _fitted_if(new: Sequence[Row], returning: Sequence[Row] = ()) -> Measured | None:
+def _fitted_if(new: Sequence[MeasuredShare], returning: Sequence[MeasuredShare] = ()) -> Measured | None:
     """None where too little was measured."""
     try:
         return fitted(new, returning)
@@ -223,7 +226,9 @@ def _fitted_if(new: Sequence[Row], returning: Sequence[Row] = ()) -> Measured | 
         return None
 
 
-def _halves(found: Mapping[Spot, Sequence[Slice]], ratios: Mapping[str, float | None], users: str) -> list[Row]:
+def _halves(
+    found: Mapping[Spot, Sequence[Slice]], ratios: Mapping[str, float | None], users: str
+) -> list[MeasuredShare]:
     rows = [
         of_slices(slices, ratios[spot.threshold], 0, 2)
         for spot, slices in found.items()
@@ -238,7 +243,7 @@ def _rate(slices: Sequence[Slice]) -> float:
     return float(np.mean(rates)) if rates else ALONE
 
 
-def _law(spot: Spot, row: Row, rate: float, here: Measured | None, draws: Draws) -> Law:
+def _law(spot: Spot, row: MeasuredShare, rate: float, here: Measured | None, draws: Draws) -> Law:
     n, share = round(row.candidates), row.share
     correlations = () if spot.routing == "random" or here is None else here.correlations
     load = Load(rate, n, correlations)
@@ -254,10 +259,10 @@ def _law(spot: Spot, row: Row, rate: float, here: Measured | None, draws: Draws)
     )  # fmt: skip
 
 
-def answer(box: Box, load: Load, objective: tuple[str, float], share: float | None, draws: Draws) -> Answer:
+def answer(box: Box, load: Load, objective: tuple[str, float], share: float | None, draws: Draws) -> LargestShare:
     """The largest share that keeps an objective, and whether a policy's own `share` does."""
     best = largest_share(box, load, *objective, draws)
-    return Answer(
+    return LargestShare(
         best, None if best is None else reached(box, load, best, draws), reached(box, load, 0.0, draws),
         None if share is None else reached(box, load, share, draws),
     )  # fmt: skip

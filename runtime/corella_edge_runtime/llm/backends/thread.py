@@ -41,7 +41,7 @@ def thread_side(spec: ModelSpec, on_broken: Callable[[], None] = lambda: None) -
     # Imported here: without an LLM, llama.cpp need not be installed.
     binding = importlib.import_module("corella_edge_runtime.llm.llama.binding")
     scorer = importlib.import_module("corella_edge_runtime.llm.llama.scorer")
-    model = binding.Model(spec.file, extra=spec.extra)
+    model = binding.Model(spec.file, extra=spec.extra, adapters=spec.adapters)
     return ThreadBackend(lambda: scorer.YesNoScorer(model, spec.tokens, spec.settings), spec.settings, on_broken)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -51,23 +51,27 @@ class ModelSpec:
     Attributes:
         file: the GGUF; a server elsewhere must have been given the same weights.
         extra: see `binding.Model`.
+        adapters: name → GGUF file of each adapter that prompts may be answered by.
     """
 
     file: Path
     tokens: Tokens
     settings: LlmSettings
     extra: bool | None = None
+    adapters: Mapping[str, Path] = field(default_factory=dict)
 
     def to_json(self) -> str:
         tokens = {"yes": self.tokens.yes, "no": self.tokens.no, "bos": self.tokens.bos}
-        settings = self.settings.to_json()
-        return json.dumps({"file": str(self.file), "tokens": tokens, "settings": settings, "extra": self.extra})
+        adapters = {name: str(file) for name, file in self.adapters.items()}
+        how = {"settings": self.settings.to_json(), "extra": self.extra, "adapters": adapters}
+        return json.dumps({"file": str(self.file), "tokens": tokens, **how})
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
         data = json.loads(text)
         settings = LlmSettings.from_json(data["settings"], "LLM process")
-        return cls(Path(data["file"]), Tokens.from_json(data["tokens"]), settings, data["extra"])
+        adapters = {name: Path(file) for name, file in data["adapters"].items()}
+        return cls(Path(data["file"]), Tokens.from_json(data["tokens"]), settings, data["extra"], adapters)
 
     def plain(self) -> ModelSpec:
         """The same with llama.cpp's plain kernels alone."""

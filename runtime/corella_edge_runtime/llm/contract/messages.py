@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.adapters import ALONE, Weights
 from corella_edge.routing.reasons import NoAnswer
 
 TokenIds = tuple[int, ...]
@@ -108,6 +109,7 @@ class Prompts(Sequence[Prompt]):
         suffixes: of each prompt, as `pack_ids` gives them.
         whole: as in `Prompt`.
         lengths: tokens of each suffix.
+        adapters: of the LLM, by which all of them are answered.
     """
 
     prefixes: Sequence[TokenIds]
@@ -115,6 +117,7 @@ class Prompts(Sequence[Prompt]):
     suffixes: Sequence[bytes]
     whole: Sequence[bool]
     lengths: list[int] = field(init=False)
+    adapters: Weights = ALONE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengths", lengths_of(self.suffixes))
@@ -139,6 +142,10 @@ class Prompts(Sequence[Prompt]):
         suffixes = [pack_ids(prompt.suffix) for prompt in prompts]
         return cls(tuple(known), prefix, suffixes, [prompt.whole for prompt in prompts])
 
+    def by(self, adapters: Weights) -> Prompts:
+        """The same, answered by these adapters of the LLM."""
+        return self if adapters == self.adapters else replace(self, adapters=adapters)
+
     @property
     def tokens(self) -> int:
         """What they cost at most: each prefix once, each suffix."""
@@ -153,16 +160,19 @@ class Prompts(Sequence[Prompt]):
     def __getitem__(self, place: slice) -> Prompts: ...
     def __getitem__(self, place: int | slice) -> Prompt | Prompts:
         if isinstance(place, slice):
-            return Prompts(self.prefixes, self.prefix[place], self.suffixes[place], self.whole[place])
+            rows = self.prefix[place], self.suffixes[place], self.whole[place]
+            return Prompts(self.prefixes, *rows, self.adapters)
         return Prompt(self.prefixes[self.prefix[place]], unpack_ids(self.suffixes[place]), self.whole[place])
 
     def __eq__(self, other: object) -> bool:
-        return list(self) == list(other) if isinstance(other, Prompts) else NotImplemented
+        if not isinstance(other, Prompts):
+            return NotImplemented
+        return self.adapters == other.adapters and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Prompts.of({list(self)})"
+        return f"Prompts.of({list(self)})" + (f".by({self.adapters})" if self.adapters else "")
 
 
 class Answers(Sequence[LlmAnswer]):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.adapters import Weights
 from corella_edge.errors import BundleError, ComputeError, ExportError, InputError
 from corella_edge_runtime.llm.llama import trust, workers
 from corella_edge_runtime.llm.llama.build import load_kernels
@@ -53,12 +54,17 @@ class Model:
     Args:
         extra: whether its matrices may go to llama.cpp's extra buffer types (AMX, repacked weights); None = by the
             self-test on its types (`trust`), which may have to run first.
+        adapters: name → file of adapters, looked at before (`adapter_file`). They are there before any context is: its
+            graphs are made with room for them.
 
     Raises:
-        BundleError: it cannot be loaded. ComputeError: llama.cpp does not compute with its types.
+        BundleError: it, or an adapter, cannot be loaded. ComputeError: llama.cpp does not compute with its types.
     """
 
-    def __init__(self, path: Path, vocabulary_only: bool = False, extra: bool | None = None) -> None:
+    def __init__(
+        self, path: Path, vocabulary_only: bool = False, extra: bool | None = None,
+        adapters: Mapping[str, Path] | None = None,
+    ) -> None:  # fmt: skip
         params = C.llama_model_default_params()
         params.n_gpu_layers = 0
         params.vocab_only = vocabulary_only
@@ -68,9 +74,10 @@ class Model:
         if not self.handle:
             why = f" ({_errors[0]})" if _errors else ""
             raise BundleError(f"{path.name}: llama.cpp cannot load it{why}")
-        # Freed when the last context or tokenizer that uses it is gone.
+        # Freed when the last context or tokenizer that uses it is gone, and its adapters with it.
         self._free = weakref.finalize(self, C.llama_model_free, self.handle)
         self._free.atexit = False
+        self.adapters = {name: self._adapter(file) for name, file in (adapters or {}).items()}
         self._vocab = C.llama_model_get_vocab(self.handle)
         self.vocab_size: int = C.llama_vocab_n_tokens(self._vocab)
         self.trained_context: int = C.llama_model_n_ctx_train(self.handle) or self._context_in_file()
@@ -86,6 +93,14 @@ class Model:
         """A name of `file_types`; empty if the file tells none."""
         number = self._metadata("general.file_type")
         return next((name for name, value in file_types().items() if str(value) == number), "")
+
+    def _adapter(self, path: Path) -> Any:
+        _errors.clear()
+        found = C.llama_adapter_lora_init(self.handle, os.fsencode(path))
+        if not found:
+            why = f" ({_errors[0]})" if _errors else ""
+            raise BundleError(f"{path.name}: llama.cpp cannot load the adapter{why}")
+        return found
 
     def _context_in_file(self) -> int:
         """llama.cpp leaves the number where it is when it loads a vocabulary alone; 0 if it is missing."""
@@ -187,6 +202,16 @@ class Context:
         self._threads = threads
         self._end_workers: Callable[[], None] | None = None
         self._own: OwnThread | None = None
+
+    def adapt(self, adapters: Weights) -> None:
+        """Compute with these adapters of the model from now on; cells that were computed with others are no use then.
+
+        The next decode makes its graphs anew.
+        """
+        handles = (C.llama_adapter_lora_p_ctypes * len(adapters))(*(self.model.adapters[name] for name, _ in adapters))
+        scales = (ctypes.c_float * len(adapters))(*(weight for _, weight in adapters))
+        if C.llama_set_adapters_lora(self.handle, handles, len(adapters), scales) != 0:
+            raise DecodeError("llama.cpp does not take the adapters")
 
     def give_up(self) -> None:
         """From any thread: the decode at work, if there is one, ends as soon as it can."""

@@ -17,6 +17,7 @@ class Counters:
         aborted: decodes given up because nobody waited any more.
         errors: decodes that failed, or ended in NaN.
         renewals: new contexts, made because the one before was broken.
+        switches: how often it went on with other adapters.
     """
 
     prompts: int = 0
@@ -28,4 +29,5 @@ class Counters:
     aborted: int = 0
     errors: int = 0
     renewals: int = 0
+    switches: int = 0
     seconds: float = 0.0

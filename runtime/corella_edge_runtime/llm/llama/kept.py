@@ -12,21 +12,29 @@ from collections import OrderedDict
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.adapters import ALONE, Weights
 from corella_edge_runtime.llm.contract.messages import TokenIds
 from corella_edge_runtime.llm.llama.tree import common_length
 
 State = npt.NDArray[np.uint8]
+_Key = tuple[Weights, TokenIds]
 
 
 class KeptPrefixes:
-    """Token ids → state; the least recently used leave first."""
+    """Token ids → state; the least recently used leave first.
+
+    Attributes:
+        adapters: by which the prefixes are computed that are kept, looked for and found now. With other ones, the same
+            tokens have another state; all of them share the budget.
+    """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
+        self.adapters: Weights = ALONE
         self.tokens = self.bytes = 0
         self.evictions = 0
-        self._sorted: list[TokenIds] = []
-        self._states: OrderedDict[TokenIds, State] = OrderedDict()
+        self._sorted: list[_Key] = []
+        self._states: OrderedDict[_Key, State] = OrderedDict()
         self._spare = Spare()
 
     def __len__(self) -> int:
@@ -34,23 +42,24 @@ class KeptPrefixes:
 
     def find(self, tokens: TokenIds) -> tuple[TokenIds, int]:
         """The kept prefix that has most in common with `tokens`, and how much; ((), 0) if none has anything."""
-        place = bisect_left(self._sorted, tokens)
+        place = bisect_left(self._sorted, (self.adapters, tokens))
         # In sorted order the longest common beginning is with a neighbour.
         near = self._sorted[max(0, place - 1) : place + 1]
-        found = [(common_length(kept, tokens), kept) for kept in near]
+        found = [(common_length(kept, tokens), kept) for adapters, kept in near if adapters == self.adapters]
         length, kept = max(found, default=(0, ()))
         return (kept, length) if length else ((), 0)
 
     def take(self, tokens: TokenIds) -> State:
         """The state of a kept prefix, which counts as used now."""
-        self._states.move_to_end(tokens)
-        return self._states[tokens]
+        key = self.adapters, tokens
+        self._states.move_to_end(key)
+        return self._states[key]
 
     def touch(self, tokens: TokenIds) -> bool:
         """Whether a prefix is kept, or is the beginning of one that is; it counts as used now."""
         kept, length = self.find(tokens)
         if kept:
-            self._states.move_to_end(kept)
+            self._states.move_to_end((self.adapters, kept))
         return bool(kept) and length == len(tokens)
 
     def room(self, size: int) -> State:
@@ -59,16 +68,17 @@ class KeptPrefixes:
 
     def put(self, tokens: TokenIds, state: State) -> None:
         """Keep a prefix; one that it extends leaves, others as the budget asks."""
+        key = self.adapters, tokens
         if not tokens or len(tokens) > self.budget:
             return
-        if tokens in self._states:
-            self._states.move_to_end(tokens)
+        if key in self._states:
+            self._states.move_to_end(key)
             return
         older, length = self.find(tokens)
         if older and length == len(older):
-            self._drop(older)
-        self._states[tokens] = state
-        insort(self._sorted, tokens)
+            self._drop((self.adapters, older))
+        self._states[key] = state
+        insort(self._sorted, key)
         self.tokens += len(tokens)
         self.bytes += state.nbytes
         self._spare.used(self.bytes)
@@ -92,12 +102,12 @@ class KeptPrefixes:
         self.clear()
         self._spare.erase()
 
-    def _drop(self, tokens: TokenIds) -> None:
-        state = self._states.pop(tokens)
+    def _drop(self, key: _Key) -> None:
+        state = self._states.pop(key)
         self.bytes -= state.nbytes
         self._spare.give(state)
-        del self._sorted[bisect_left(self._sorted, tokens)]
-        self.tokens -= len(tokens)
+        del self._sorted[bisect_left(self._sorted, key)]
+        self.tokens -= len(key[1])
 
 
 class Spare:

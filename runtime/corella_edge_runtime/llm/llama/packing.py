@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Any
 
+from corella_edge.adapters import ALONE, Weights
 from corella_edge_runtime.llm.contract.cost import Cost
 from corella_edge_runtime.llm.contract.job import Job
 from corella_edge_runtime.llm.contract.messages import REASONS, TokenIds
@@ -45,6 +46,11 @@ class Waiting:
 
     def __len__(self) -> int:
         return len(self.suffix)
+
+    @property
+    def adapters(self) -> Weights:
+        """Of the LLM, by which all of them are answered."""
+        return self.jobs[0].prompts.adapters if self.jobs else ALONE
 
     def at(self, chosen: Sequence[int]) -> Waiting:
         """Some of them."""
@@ -132,11 +138,14 @@ class Waiting:
 
 
 def line_up(jobs: Iterable[Job], most: int) -> Waiting:
-    """The first `most` prompts of the jobs that have no answer yet."""
+    """The first `most` prompts without an answer of those jobs that ask the same adapters of the LLM as the first one:
+    a decode computes with one choice of them. The turn of the others comes when one of theirs is the first."""
     line, known = Waiting([], [], [], [], [], [], []), dict[TokenIds, int]()
     for job in jobs:
         if len(line) == most:
             break
+        if line.jobs and job.prompts.adapters != line.adapters:
+            continue
         open, prompts = job.open[: most - len(line)], job.prompts
         of_job = [prompts.prefix[i] for i in open]
         names = {name: known.setdefault(prompts.prefixes[name], len(known)) for name in dict.fromkeys(of_job)}

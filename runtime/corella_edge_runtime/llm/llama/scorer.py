@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from corella_edge.adapters import ALONE, Weights
 from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.contract.cost import Cost
@@ -62,6 +63,7 @@ class YesNoScorer:
         self._answers = (tokens.yes, tokens.no)
         self._kept = KeptPrefixes(0 if self.settings.deterministic else self.settings.kept_tokens)
         self._trunk: TokenIds = ()
+        self._adapters: Weights = ALONE  # by which whatever is in the context was computed
         self._bases: dict[TokenIds, Base] = {}
         # Pieces of prefixes that did not fit one decode → tokens computed of them, until their prompts are answered.
         self._ahead: dict[TokenIds, int] = {}
@@ -85,6 +87,8 @@ class YesNoScorer:
     def refuse(self, job: Job) -> None:
         """Tell those prompts of a job that cannot be answered here. Any thread may call it."""
         longest, batch = min(self.limit, self._context.cells), self._context.batch_size
+        if any(name not in self._context.model.adapters for name, _ in job.prompts.adapters):
+            job.refuse(list(job.open), "llm_error")  # whoever asks for them looks before
         most, prompts = [min(batch, longest - len(prefix)) for prefix in job.prompts.prefixes], job.prompts
         if prompts and not 0 < min(prompts.lengths) <= max(prompts.lengths) <= min(most):
             columns = zip(map(most.__getitem__, prompts.prefix), prompts.lengths, strict=True)
@@ -109,6 +113,8 @@ class YesNoScorer:
         waiting = line_up(jobs, HORIZON * self.settings.sequences + 1)
         members = waiting.at(())
         try:
+            if len(waiting):
+                self._adapt(waiting.adapters)
             waiting = self._hopeful(waiting, cost)
             packing = self._packing(waiting, cost)
             # A piece of a long prefix is nobody's answer yet, but somebody waits for it.
@@ -159,6 +165,16 @@ class YesNoScorer:
 
     def close(self) -> None:
         self._context.close()
+
+    def _adapt(self, adapters: Weights) -> None:
+        """From now on with these adapters. What the trunk holds is put by: to others it says nothing."""
+        if adapters == self._adapters:
+            return
+        self._leave_trunk(())
+        self._ahead.clear()  # pieces of whoever waits beside: what is kept of them then counts as reused
+        self._context.adapt(adapters)
+        self._adapters = self._kept.adapters = adapters
+        self.counters.switches += 1
 
     def _clear(self) -> None:
         self._context.clear()
@@ -347,8 +363,10 @@ class YesNoScorer:
             job.alone.update(places)
 
     def _mend(self) -> None:
-        """A new context, if the present one cannot answer the simplest of prompts."""
+        """A new context, if the present one cannot answer the simplest of prompts, without adapters: a damaged one of
+        these is no fault of the context's."""
         self._failures = 0
+        self._adapt(ALONE)
         if self._sound():
             return
         self._renew()
@@ -371,5 +389,5 @@ class YesNoScorer:
         except InputError as error:
             raise BrokenError(str(error)) from None
         self._context.close()
-        self._context, self._holders = made, 0
+        self._context, self._holders = made, 0  # and without adapters, as it was asked last
         self.counters.renewals += 1

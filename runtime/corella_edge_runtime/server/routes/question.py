@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct
 
+from corella_edge.adapters import AdapterWeights, OneAdapter
 from corella_edge.errors import InputError
 from corella_edge.formats.strict_json import JsonError
 from corella_edge.messages import read, shown
@@ -26,7 +27,7 @@ NotOffered = Annotated[Any, Meta(description="Not offered.", extra_json_schema={
 
 
 class ScoreRequest(Struct, forbid_unknown_fields=True):
-    """SGLang's fields."""
+    """SGLang's fields, and which adapters of the LLM are asked."""
 
     query: Annotated[str | list[TokenId], Meta(description="Text, or token ids taken as they are.")]
     items: Annotated[
@@ -43,6 +44,8 @@ class ScoreRequest(Struct, forbid_unknown_fields=True):
     item_first: Annotated[bool, Meta(description="The item before the query.")] = False
     model: Annotated[str, Meta(description="Repeated in the answer.")] = "default"
     timeout_ms: Milliseconds | None = None
+    adapter: OneAdapter = UNSET
+    adapters: AdapterWeights = UNSET
     embed_override_token_id: NotOffered = None
     query_embed_overrides: NotOffered = None
     item_embed_overrides: NotOffered = None

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from corella_edge.adapters import asked_for
 from corella_edge.errors import InputError
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge_runtime.llm import texts
@@ -111,8 +112,9 @@ def _size(question: ScoreRequest) -> int:
 
 def _begun(llm: Llm, question: ScoreRequest, deadline: float | None) -> tuple[Prompts, Asking]:
     """The question's prompts, on their way to the LLM; rankings that are due before are not kept waiting."""
+    adapters = llm.adapters.weights(asked_for(question.adapter, question.adapters))
     prompts = _understood(llm, question)
-    return prompts, llm.begin_prompts(prompts, deadline, yields=True)
+    return prompts, llm.begin_prompts(prompts, deadline, yields=True, adapters=adapters)
 
 
 def _understood(llm: Llm, question: ScoreRequest) -> Prompts:

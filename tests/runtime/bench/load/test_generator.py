@@ -17,7 +17,7 @@ from corella_edge.errors import InputError
 from corella_edge_runtime.bench.load.generator import Generator
 from corella_edge_runtime.bench.load.http import post
 from corella_edge_runtime.bench.load.outcome import put
-from corella_edge_runtime.bench.load.plan import Happened, Plan, address_of
+from corella_edge_runtime.bench.load.plan import Happened, LoadPlan, address_of
 from corella_edge_runtime.bench.load.schedule import poisson
 
 REQUEST = post("/x", b"{}")
@@ -67,7 +67,7 @@ def answering(data: bytes) -> Talk:
     return talk
 
 
-def run(plan: Plan, *requests: bytes) -> Happened:
+def run(plan: LoadPlan, *requests: bytes) -> Happened:
     return Generator(plan, list(requests or (REQUEST,))).run(time.monotonic())
 
 
@@ -80,7 +80,7 @@ def test_requests_leave_at_their_moments_whatever_became_of_those_before() -> No
         return True
 
     with server(talk) as port:
-        happened = run(Plan(port, [0.001 * i for i in range(20)], [0] * 20, patience=90.0))
+        happened = run(LoadPlan(port, [0.001 * i for i in range(20)], [0] * 20, patience=90.0))
     assert happened.status == [200] * 20
     assert happened.connections == 20
     assert all(sent >= 0.001 * i for i, sent in enumerate(happened.sent))
@@ -94,7 +94,7 @@ def test_waiting_for_a_connection_counts_from_the_moment_that_was_meant() -> Non
         return True
 
     with server(talk) as port:
-        happened = run(Plan(port, [0.0] * 4, [0] * 4, connections=1))
+        happened = run(LoadPlan(port, [0.0] * 4, [0] * 4, connections=1))
     assert happened.status == [200] * 4
     assert happened.connections == 1
     assert all(end >= 0.05 * (i + 1) for i, end in enumerate(happened.end))
@@ -103,7 +103,7 @@ def test_waiting_for_a_connection_counts_from_the_moment_that_was_meant() -> Non
 
 def test_a_connection_is_used_again() -> None:
     with server(answering(reply())) as port:
-        happened = run(Plan(port, [0.0, 0.3, 0.6], [0] * 3))
+        happened = run(LoadPlan(port, [0.0, 0.3, 0.6], [0] * 3))
     assert happened.status == [200] * 3
     assert happened.connections == 1
 
@@ -114,7 +114,7 @@ def test_a_connection_that_the_server_closes_when_idle_costs_no_request() -> Non
         return False
 
     with server(talk) as port:
-        happened = run(Plan(port, [0.0, 0.5, 1.0], [0] * 3))
+        happened = run(LoadPlan(port, [0.0, 0.5, 1.0], [0] * 3))
     assert happened.status == [200] * 3
     assert happened.error == [""] * 3
     assert happened.connections == 3
@@ -130,7 +130,7 @@ def test_what_is_no_reply_is_an_error_of_that_request_alone(data: bytes, error: 
         return b"good" in request
 
     with server(talk) as port:
-        happened = run(Plan(port, [0.0, 0.2, 0.4], [0, 1, 0]), post("/good", b""), post("/bad", b""))
+        happened = run(LoadPlan(port, [0.0, 0.2, 0.4], [0, 1, 0]), post("/good", b""), post("/bad", b""))
     assert happened.status == [200, 0, 200]
     assert error in happened.error[1]
     assert math.isnan(happened.end[1])
@@ -139,7 +139,7 @@ def test_what_is_no_reply_is_an_error_of_that_request_alone(data: bytes, error: 
 def test_a_port_where_nobody_listens_is_an_error_of_every_request() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    happened = run(Plan(port, [0.0, 0.01], [0, 0]))
+    happened = run(LoadPlan(port, [0.0, 0.01], [0, 0]))
     assert happened.status == [0, 0]
     assert all(happened.error)
 
@@ -149,13 +149,13 @@ def test_a_connection_that_can_not_be_made_is_an_error_of_that_request(monkeypat
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr("corella_edge_runtime.bench.load.generator.Connection", none_left)
-    happened = run(Plan(1, [0.0, 0.01], [0, 0]))
+    happened = run(LoadPlan(1, [0.0, 0.01], [0, 0]))
     assert happened.error == ["connect: Too many open files"] * 2
 
 
 def test_a_server_that_never_answers_costs_no_more_than_the_patience() -> None:
     with server(lambda connection, request: True) as port:
-        happened = run(Plan(port, [0.0, 0.1], [0, 0], patience=0.4))
+        happened = run(LoadPlan(port, [0.0, 0.1], [0, 0], patience=0.4))
     assert happened.error == ["no reply within 0.4 s"] * 2
     assert happened.wall_seconds >= 0.5
 
@@ -171,7 +171,7 @@ def test_a_large_request_is_sent_whole_and_its_reply_counted_and_kept() -> None:
 
     large = post("/x", body)
     with server(talk) as port:
-        happened = run(Plan(port, [0.0], [0], keep="all", count="ab"), large)
+        happened = run(LoadPlan(port, [0.0], [0], keep="all", count="ab"), large)
     assert got == [len(large)]
     assert happened.counted == [60000]
     assert happened.body == [b"ab,ab,ab" * 20000]
@@ -179,7 +179,7 @@ def test_a_large_request_is_sent_whole_and_its_reply_counted_and_kept() -> None:
 
 def test_a_generator_of_its_own_process_tells_what_it_used() -> None:
     with server(answering(reply(b"abc", "Server-Timing: crm;dur=1\r\n"))) as port:
-        done = put(Plan(port, [0.01 * i for i in range(30)], [0] * 30, keep="hash"), [REQUEST])
+        done = put(LoadPlan(port, [0.01 * i for i in range(30)], [0] * 30, keep="hash"), [REQUEST])
     assert done.status.tolist() == [200] * 30
     assert done.happened.timing == ["crm;dur=1"] * 30
     assert done.happened.body == [hashlib.sha256(b"abc").hexdigest().encode()] * 30
@@ -190,7 +190,7 @@ def test_a_generator_of_its_own_process_tells_what_it_used() -> None:
 
 def test_a_request_without_a_reply_took_for_ever() -> None:
     with server(lambda connection, request: False) as port:
-        done = put(Plan(port, [0.0], [0]), [REQUEST])
+        done = put(LoadPlan(port, [0.0], [0]), [REQUEST])
     assert done.latency.tolist() == [math.inf]
 
 
@@ -213,7 +213,7 @@ def test_an_address_has_a_host_and_a_port(url: str, found: tuple[str, int]) -> N
 
 def test_a_server_is_found_by_its_name() -> None:
     with server(answering(reply())) as port:
-        assert run(Plan(port, [0.0], [0], host="localhost")).status == [200]
+        assert run(LoadPlan(port, [0.0], [0], host="localhost")).status == [200]
 
 
 STALL, EACH = 1.0, 0.002
@@ -246,7 +246,7 @@ def test_the_p99_that_a_closed_loop_hides() -> None:
             client.recv(65536)
             closed.append(time.monotonic() - began)
     with server(Stalling(100)) as port:
-        done = put(Plan(port, poisson(200.0, 3.0, 1), [0] * len(poisson(200.0, 3.0, 1))), [REQUEST])
+        done = put(LoadPlan(port, poisson(200.0, 3.0, 1), [0] * len(poisson(200.0, 3.0, 1))), [REQUEST])
     assert max(closed) >= STALL
     assert np.quantile(closed, 0.99) < STALL / 4
     assert STALL * 0.9 < np.quantile(done.latency, 0.99) < STALL * 5  # a machine with other work to do adds to it
@@ -256,4 +256,4 @@ def test_the_p99_that_a_closed_loop_hides() -> None:
 @pytest.mark.parametrize("bad", [{"moments": [0.0, 1.0]}, {"connections": 0}, {"connections": 2000}, {"keep": "some"}])
 def test_a_plan_that_can_not_be_sent_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(InputError, match="load: "):
-        Plan(**{"port": 1, "moments": [0.0], "which": [0], **bad})  # type: ignore[arg-type]
+        LoadPlan(**{"port": 1, "moments": [0.0], "which": [0], **bad})  # type: ignore[arg-type]

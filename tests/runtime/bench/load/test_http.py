@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge_runtime.bench.load.http import Reply, ReplyError, post
+from corella_edge_runtime.bench.load.http import HttpReply, ReplyError, post
 
 BODIES = st.binary(max_size=300)
 CUTS = st.lists(st.integers(1, 40), max_size=30)
@@ -21,9 +21,9 @@ def by_chunks(parts: list[bytes], trailer: bytes = b"") -> bytes:
     return b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n" + trailer + b"\r\n"
 
 
-def fed(data: bytes, cuts: list[int]) -> Reply:
+def fed(data: bytes, cuts: list[int]) -> HttpReply:
     """Feed `data` in pieces; every piece but the last leaves the reply incomplete."""
-    reply = Reply()
+    reply = HttpReply()
     for cut in cuts:
         piece, data = data[:cut], data[cut:]
         if not data:
@@ -48,7 +48,7 @@ def test_a_chunked_reply_is_the_same_however_it_is_cut(parts: list[bytes], cuts:
 
 @given(body=BODIES, cuts=CUTS)
 def test_a_reply_without_length_ends_with_the_connection_and_is_the_last_on_it(body: bytes, cuts: list[int]) -> None:
-    reply, data = Reply(), b"HTTP/1.1 500 Oops\r\n\r\n" + body
+    reply, data = HttpReply(), b"HTTP/1.1 500 Oops\r\n\r\n" + body
     for cut in cuts:
         assert not reply.feed(data[:cut])
         data = data[cut:]
@@ -59,7 +59,7 @@ def test_a_reply_without_length_ends_with_the_connection_and_is_the_last_on_it(b
 
 @given(data=st.binary(max_size=200))
 def test_whatever_comes_is_a_reply_or_an_error(data: bytes) -> None:
-    reply = Reply()
+    reply = HttpReply()
     try:
         if not reply.feed(data):
             reply.ended()
@@ -71,7 +71,7 @@ def test_whatever_comes_is_a_reply_or_an_error(data: bytes) -> None:
 @given(body=BODIES, left=st.integers(1, 400))
 def test_a_reply_that_ends_too_early_is_an_error(body: bytes, left: int) -> None:
     data = by_length(body)
-    reply = Reply()
+    reply = HttpReply()
     short = data[: max(0, len(data) - left)]
     assert not reply.feed(short)
     with pytest.raises(ReplyError, match="closed"):
@@ -85,11 +85,11 @@ def test_a_reply_that_ends_too_early_is_an_error(body: bytes, left: int) -> None
 ])  # fmt: skip
 def test_bytes_that_are_no_reply_are_refused(data: bytes) -> None:
     with pytest.raises(ReplyError):
-        Reply().feed(data)
+        HttpReply().feed(data)
 
 
 def test_nothing_may_follow_a_complete_reply() -> None:
-    reply = Reply()
+    reply = HttpReply()
     assert reply.feed(by_length(b""))
     with pytest.raises(ReplyError, match="after the end"):
         reply.feed(b"x")
@@ -101,7 +101,7 @@ def test_an_interim_reply_is_passed_over() -> None:
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_a_reply_that_can_have_no_body_is_complete_with_its_head(status: int) -> None:
-    assert Reply().feed(f"HTTP/1.1 {status} X\r\n\r\n".encode())
+    assert HttpReply().feed(f"HTTP/1.1 {status} X\r\n\r\n".encode())
 
 
 def test_a_server_that_wants_to_close_is_believed() -> None:

@@ -21,10 +21,10 @@ from corella_edge_runtime.bench.reports import curves, report, shown, spreads
 from corella_edge_runtime.bench.reports.facts import provenance
 from corella_edge_runtime.bench.reports.sections import reached, sections
 from corella_edge_runtime.bench.results import result
-from corella_edge_runtime.bench.results.circumstances import Bundle, Ceilings, Figure, Noise, Quiet, Verified
+from corella_edge_runtime.bench.results.circumstances import BundleFacts, Ceilings, Figure, Noise, Quiet, Verified
 from corella_edge_runtime.bench.results.histogram import counted
 from corella_edge_runtime.bench.results.points import Energy, Latency, Law, Outcomes, Point, Rates
-from corella_edge_runtime.bench.results.result import Quality, Result
+from corella_edge_runtime.bench.results.result import QualityLines, Result
 
 NOISY = Quiet(before=Noise(), during=Noise(foreign=0.09), noisy=True, reasons=("Other processes took 9 %.",))
 
@@ -171,10 +171,10 @@ def few(point: Point) -> Point:
 CHANGES: dict[str, Callable[[Result], dict[str, Any]]] = {
     "nothing measured": lambda one: {"points": (), "complete": False},
     "one point": lambda one: {"points": one.points[:1]},
-    "no quality": lambda one: {"quality": Quality(why="no row has a label")},
+    "no quality": lambda one: {"quality": QualityLines(why="no row has a label")},
     "no knee": lambda one: {"quality": replace(one.quality, knee=None)},
     "no objective": lambda one: {"settings": replace(one.settings, slo=None)},
-    "no LLM": lambda one: {"bundle": Bundle(label="crm@1"), "ceilings": Ceilings(crm_ms=0.5, crm_candidates=20),
+    "no LLM": lambda one: {"bundle": BundleFacts(label="crm@1"), "ceilings": Ceilings(crm_ms=0.5, crm_candidates=20),
                            "points": one.points[:1]},
     "hardly anything": lambda one: {"points": tuple(few(point) for point in one.points)},
     "no shares": lambda one: {"points": tuple(replace(point, ratio=None, threshold="ms:20") for point in one.points)},

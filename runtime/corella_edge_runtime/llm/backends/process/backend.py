@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -109,10 +109,11 @@ class ProcessBackend:
 
     def __init__(
         self, model_file: Path, tokens: Tokens, settings: LlmSettings, patience: Patience = Patience(),
-        extra: bool | None = None,
+        extra: bool | None = None, adapters: Mapping[str, Path] | None = None,
     ) -> None:  # fmt: skip
-        """Start the first child; `wait_ready` waits for it. `extra`: see `binding.Model`."""
-        self._setup = ModelSpec(model_file.absolute(), tokens, settings, extra)
+        """Start the first child; `wait_ready` waits for it. `extra`, `adapters`: see `ModelSpec`."""
+        placed = {name: file.absolute() for name, file in (adapters or {}).items()}
+        self._setup = ModelSpec(model_file.absolute(), tokens, settings, extra, placed)
         self._patience = patience
         self._in_flight = InFlight()
         self._stats: dict[str, float] = {}
@@ -330,7 +331,7 @@ class ProcessBackend:
 
 def open_backend(kind: str, model: ModelSpec, required: bool, warn: Callable[[str], None] | None) -> ProcessBackend:
     """See `BackendModule`."""
-    backend = ProcessBackend(model.file, model.tokens, model.settings, extra=model.extra)
+    backend = ProcessBackend(model.file, model.tokens, model.settings, extra=model.extra, adapters=model.adapters)
     try:
         backend.wait_ready()
     except NotStartedError as error:

@@ -1,9 +1,10 @@
 """What the runtime and its LLM child say to each other: frames of length, kind and payload. Pure; no sockets here.
 
     frame     u32 length of the payload, u8 kind, payload (little-endian throughout)
-    ASK       u64 id, f64 deadline (inf = none), u32 prefixes, u32 prompts; columns: u32 tokens of each prefix; of each
-              prompt u32 place of its prefix, u32 tokens of its suffix, u8 whether its `mass` is wanted; then the ids,
-              big-endian int32: the prefixes, the suffixes
+    ASK       u64 id, f64 deadline (inf = none), u32 prefixes, u32 prompts, u32 bytes of JSON of the adapters, the JSON
+              (name → weight; nothing where there are none); columns: u32 tokens of each prefix; of each prompt u32
+              place of its prefix, u32 tokens of its suffix, u8 whether its `mass` is wanted; then the ids, big-endian
+              int32: the prefixes, the suffixes
     CANCEL    u64 id
     PING      nothing
     BYE       nothing: finish what was asked, then end
@@ -27,12 +28,13 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
 
+from corella_edge.adapters import ALONE
 from corella_edge_runtime.llm.contract.messages import ID_BYTES, Answers, Prompts, pack_ids, unpack_ids
 
 # Far above any request (a thousand prompts of 8192 tokens are 33 MB): beyond it the other side talks nonsense.
 MAX_PAYLOAD = 256 * 2**20
 _HEAD = struct.Struct("<IB")
-_ASK = struct.Struct("<QdII")
+_ASK = struct.Struct("<QdIII")
 _ID = struct.Struct("<Q")
 _ANSWERS = struct.Struct("<QI")
 
@@ -185,23 +187,27 @@ def _ask(message: Ask) -> bytes:
     prompts, deadline = message.prompts, math.inf if message.deadline is None else message.deadline
     prefixes, number = list(map(pack_ids, prompts.prefixes)), len(prompts)
     columns = [*map(len, prompts.prefixes), *prompts.prefix, *prompts.lengths]
-    head = _ASK.pack(message.id, deadline, len(prefixes), number)
+    adapters = _json(dict(prompts.adapters)) if prompts.adapters else b""
+    head = _ASK.pack(message.id, deadline, len(prefixes), number, len(adapters)) + adapters
     return b"".join(
         [head, struct.pack(f"<{len(columns)}I{number}?", *columns, *prompts.whole), *prefixes, *prompts.suffixes]
     )
 
 
 def _read_ask(payload: bytes) -> Ask:
-    id, deadline, prefixes, number = _ASK.unpack_from(payload)
+    id, deadline, prefixes, number, said = _ASK.unpack_from(payload)
     if math.isnan(deadline):
         raise ValueError("no time")
+    start = _ASK.size + said
+    adapters = tuple(_numbers(_object(payload[_ASK.size : start]))) if said else ALONE
     form = struct.Struct(f"<{prefixes + 2 * number}I{number}?")
-    columns = form.unpack_from(payload, _ASK.size)
+    columns = form.unpack_from(payload, start)
     prefix, lengths = columns[prefixes : prefixes + number], columns[prefixes + number : prefixes + 2 * number]
-    ids = _cut(payload, _ASK.size + form.size, [*columns[:prefixes], *lengths])
+    ids = _cut(payload, start + form.size, [*columns[:prefixes], *lengths])
     if max(prefix, default=-1) >= prefixes:
         raise ValueError("no such prefix")
-    found = Prompts(list(map(unpack_ids, ids[:prefixes])), prefix, ids[prefixes:], columns[prefixes + 2 * number :])
+    whole = columns[prefixes + 2 * number :]
+    found = Prompts(list(map(unpack_ids, ids[:prefixes])), prefix, ids[prefixes:], whole, adapters)
     return Ask(id, None if deadline == math.inf else deadline, found)
 
 

@@ -13,14 +13,22 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from corella_edge.adapters import ALONE, Weights
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.backends.remote.flavours import FAR_AWAY, KEY_VARIABLE, Address, parse_address, too_long
+from corella_edge_runtime.llm.backends.remote.flavours import (
+    FAR_AWAY,
+    KEY_VARIABLE,
+    Address,
+    adapter_ids,
+    parse_address,
+    too_long,
+)
 from corella_edge_runtime.llm.contract.backend import ModelSpec
 from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompt, Prompts, TokenIds, unpack_ids
 from corella_edge_runtime.llm.contract.settings import LlmSettings
@@ -70,9 +78,12 @@ class RemoteBackend:
     """Answers of one server. It is first spoken to by `check` or the first question: a box may start without it."""
 
     def __init__(
-        self, address: Address, tokens: Tokens, settings: LlmSettings, limits: ClientLimits = ClientLimits()
-    ) -> None:
+        self, address: Address, tokens: Tokens, settings: LlmSettings, limits: ClientLimits = ClientLimits(),
+        adapters: Collection[str] = (),
+    ) -> None:  # fmt: skip
+        """`adapters`: those that the server must have loaded, and that questions choose among."""
         self._flavour, self._tokens, self._limits = address.flavour, tokens, limits
+        self._adapters, self._adapter_ids = adapters, dict[str, int]()
         self._name = f"the {address.flavour.name} at {address.base}"
         self._room = settings.queue_tokens
         self._waiting = 0
@@ -210,7 +221,8 @@ class RemoteBackend:
         async with self._connections:
             fitting = await self._fitting(prompts, members, answers)
             for part in _parts(fitting, self._flavour.items):
-                found = await self._ask(prompts[part[0]].prefix, [unpack_ids(prompts.suffixes[i]) for i in part])
+                suffixes = [unpack_ids(prompts.suffixes[i]) for i in part]
+                found = await self._ask(prompts[part[0]].prefix, suffixes, prompts.adapters)
                 for i, answer in zip(part, found, strict=True):
                     answers[i] = answer
 
@@ -240,20 +252,37 @@ class RemoteBackend:
                 status, said = await self._exchange("GET", self._flavour.about, None)
                 if status != 200:
                     raise _RefusedError(f"{self._flavour.about}: status {status}")
+                if self._adapters:
+                    self._adapter_ids = await self._loaded()
                 self._context = self._flavour.context(said)
         return self._context
 
-    async def _ask(self, prefix: Sequence[int], suffixes: list[TokenIds]) -> list[LlmAnswer]:
+    async def _loaded(self) -> dict[str, int]:
+        """The server's numbers of the adapters that are needed."""
+        status, said = await self._exchange("GET", self._flavour.adapters, None)
+        ids = adapter_ids(said) if status == 200 else {}
+        for name in self._adapters:
+            if name not in ids:
+                raise _RefusedError(f"{self._flavour.adapters}: the adapter {name} is not there, start it with "
+                                    f"--lora {name}.gguf")  # fmt: skip
+        return {name: ids[name] for name in self._adapters}
+
+    async def _ask(self, prefix: Sequence[int], suffixes: list[TokenIds], adapters: Weights) -> list[LlmAnswer]:
         """One request; the same reason for all its prompts if it fails."""
         try:
-            return await self._exactly(prefix, suffixes)
+            return await self._exactly(prefix, suffixes, adapters)
         except _FAILURES as error:
             self._failed(error)
             return [_ERROR] * len(suffixes)
 
-    async def _exactly(self, prefix: Sequence[int], suffixes: list[TokenIds]) -> list[LlmAnswer]:
+    async def _exactly(
+        self, prefix: Sequence[int], suffixes: list[TokenIds], adapters: Weights = ALONE
+    ) -> list[LlmAnswer]:
         """The same; raises what goes wrong."""
         body = self._flavour.body(prefix, suffixes, self._tokens)
+        if self._adapters:  # all of them: without any, the server takes those that it was started with
+            weights = dict(adapters)
+            body["lora"] = [{"id": i, "scale": weights.get(name, 0.0)} for name, i in self._adapter_ids.items()]
         status, said = await self._exchange("POST", self._flavour.path, body)
         if too_long(status, said):
             return [_TOO_LONG] * len(suffixes)
@@ -291,8 +320,15 @@ class RemoteBackend:
 def open_backend(
     kind: str, model: ModelSpec, required: bool, warn: Callable[[str], None] | None = None
 ) -> RemoteBackend:
-    """See `BackendModule`. Raises InputError: the server must answer now and does not."""
-    backend = RemoteBackend(parse_address(kind), model.tokens, model.settings)
+    """See `BackendModule`. Raises InputError: the server must answer now and does not, or is asked for adapters and
+    lets no request choose any."""
+    address = parse_address(kind)
+    if model.adapters and not address.flavour.adapters:
+        raise InputError(
+            f"llm: the bundle's LLM has adapters ({', '.join(model.adapters)}), and {address.flavour.name} lets no "
+            "request choose among them; take a llama-server, thread or process, or export with --adapter merged"
+        )
+    backend = RemoteBackend(address, model.tokens, model.settings, adapters=sorted(model.adapters))
     try:
         if required:
             backend.check(FAR_AWAY.probe)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,6 +40,7 @@ class Flavour:
             another form.
         about: where to GET what the server says about its model.
         context: that answer → the tokens a prompt and one token more may have.
+        adapters: where to GET which adapters it has loaded; empty: a request cannot choose among any.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Flavour:
     read: Callable[[Any, int, Tokens], list[float]]
     about: str
     context: Callable[[Any], int]
+    adapters: str = ""
 
 
 def too_long(status: int, answer: Any) -> bool:
@@ -103,6 +106,11 @@ def _probabilities(values: list[float], count: int) -> list[float]:
     return values
 
 
+def adapter_ids(answer: Any) -> dict[str, int]:
+    """llama-server's numbers of its adapters by the names of their files, without folder and suffix."""
+    return {PurePosixPath(entry["path"]).stem: int(entry["id"]) for entry in answer}
+
+
 def _llama_context(answer: Any) -> int:
     return int(answer["default_generation_settings"]["n_ctx"])
 
@@ -114,7 +122,7 @@ def _models_context(answer: Any) -> int:
 FLAVOURS: Mapping[str, Flavour] = {
     flavour.name: flavour
     for flavour in (
-        Flavour("llama-server", "/completion", 1, _llama_body, _llama_read, "/props", _llama_context),
+        Flavour("llama-server", "/completion", 1, _llama_body, _llama_read, "/props", _llama_context, "/lora-adapters"),
         Flavour("sglang", "/v1/score", 64, _score_body, _sglang_read, "/v1/models", _models_context),
         Flavour("vllm", "/generative_scoring", 64, _score_body, _vllm_read, "/v1/models", _models_context),
     )

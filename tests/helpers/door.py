@@ -1,7 +1,8 @@
-"""Runs commands in forks of one process, each with the standard streams and limits that its case asks for.
+"""Commands in forks of one process, each with the standard streams, limits and modules that its case asks for.
 
-Arguments: modules to load before. In: lines, each a JSON list of {"args", "streams": {"0" | "1" | "2": how}, "limits":
-{name: number}}. Out: for each a line, a JSON list of [exit code, stderr].
+As a script, its arguments are modules to load before. In: lines, each a JSON list of {"args", "streams": {"0" | "1" |
+"2": how}, "limits": {name: number}, "missing": [a module that is not installed]}. Out: for each a line, a JSON list of
+[exit code, stderr].
 How: "closed", "full" (/dev/full), "gone" (a pipe nobody reads), otherwise a file; by default the null device, and for
 2 a pipe that is read to its end.
 """
@@ -14,12 +15,55 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import PathFinder
+from typing import Any
 
 from corella_edge.cli import main
 
+Case = dict[str, Any]
 NAMES = {0: "stdin", 1: "stdout", 2: "stderr"}
+
+
+class Door:
+    """A process that runs cases: (exit code, stderr) of each."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def run(self, cases: list[Case]) -> list[tuple[int, str]]:
+        assert self.process.stdin
+        assert self.process.stdout
+        given = json.dumps([{**case, "args": list(map(os.fspath, case["args"]))} for case in cases])
+        print(given, file=self.process.stdin, flush=True)
+        return [tuple(result) for result in json.loads(self.process.stdout.readline())]
+
+
+@contextmanager
+def opened(*loaded: str) -> Iterator[Door]:
+    """`loaded`: modules that are loaded once, not once a case."""
+    with subprocess.Popen(
+        [sys.executable, __file__, *loaded], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield Door(process)
+
+
+class Without:
+    """Finds modules as on a machine where some are not installed."""
+
+    find_distributions = staticmethod(PathFinder.find_distributions)
+    invalidate_caches = staticmethod(PathFinder.invalidate_caches)
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        assert not set(missing) & set(sys.modules)  # what is loaded is not looked for again
+        self._missing = missing
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        return None if name.partition(".")[0] in self._missing else PathFinder.find_spec(name, path, target)
 
 
 def redirect(number: int, how: str) -> None:
@@ -55,6 +99,7 @@ def child(case: dict) -> int:
     for name, limit in case.get("limits", {}).items():
         resource.setrlimit(getattr(resource, name), (limit, resource.getrlimit(getattr(resource, name))[1]))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    sys.meta_path[sys.meta_path.index(PathFinder)] = Without(case.get("missing", ()))
     try:
         main(case["args"])
     except SystemExit as left:

@@ -1,0 +1,168 @@
+"""A bundle with adapters in the engine: who asks which, what is kept, what the log says, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bundles import make_bundle, reseal, write_adapter
+from corella_edge.bundle.artefact import Bundle
+from corella_edge.cli import cli
+from corella_edge.errors import BundleError, InputError
+from corella_edge.request import Request
+from corella_edge.request_message import parse_request
+from corella_edge.scores import answer
+from corella_edge_runtime.control import ControlSettings
+from corella_edge_runtime.decisions import line
+from corella_edge_runtime.engine import Engine
+from corella_edge_runtime.reference import compare
+
+ONE = {"llm_threads": 1, "crm_threads": 1, "tuned": False, "threshold": "ratio:1"}
+CHOICES: list[dict[str, Any]] = [
+    {}, {"adapter": "a"}, {"adapter": "b"}, {"adapters": {}}, {"adapters": {"a": 0.5, "b": 0.5}},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("adapters") / "bundle", adapters=("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: Path) -> Iterator[Engine]:
+    with Engine.open(bundle, require_llm=True, **ONE) as opened:
+        yield opened
+
+
+def request(user: int, **more: Any) -> Request:
+    history = [{"item": f"i{(user * 7 + n) % 40}", "rating": 1 + n % 5} for n in range(4)]
+    candidates = [{"item": f"i{n}"} for n in (1, 5, 9)]
+    return parse_request({"user": {"id": f"u{user}", "history": history}, "candidates": candidates, **more})
+
+
+def asked(engine: Engine, user: int, **more: Any) -> list[float]:
+    found: list[float] = engine.rank(request(user, **more)).llm.tolist()
+    return found
+
+
+def test_the_answers_of_a_bundle_are_those_of_its_usual_adapters(engine: Engine) -> None:
+    assert asked(engine, 1) == pytest.approx(asked(engine, 1, adapter="a"), abs=5e-3)
+    assert compare(engine).problems == []
+
+
+def test_requests_of_several_adapters_at_once_are_answered_as_one_by_one(engine: Engine, bundle: Path) -> None:
+    rows = list(product(range(6), CHOICES))
+    drafts = [engine.begin(request(user, **more)) for user, more in rows]
+    for draft in drafts:
+        assert draft.asking is not None
+        assert draft.asking.future is not None
+        draft.asking.future.result(60)
+    together = [engine.finish(draft).llm for draft in drafts]
+    with Engine.open(bundle, deterministic=True, **ONE) as alone:
+        for (user, more), found in zip(rows, together, strict=True):
+            assert found.tolist() == pytest.approx(asked(alone, user, **more), abs=5e-3)
+    answers = np.array([found for (user, _), found in zip(rows, together, strict=True) if user == 0])
+    lead = np.log(answers / (1.0 - answers))
+    assert np.abs(lead[1] - lead[2:]).max(axis=1).min() > 0.1
+
+
+def test_kept_answers_are_of_the_adapters_that_gave_them(bundle: Path) -> None:
+    control = ControlSettings(kept_answers=100)
+    with Engine.open(bundle, control=control, **ONE) as engine:
+        first = [asked(engine, 3, **more) for more in CHOICES[1:]]
+        assert engine.stats()["kept_answer_hits"] == 0
+        again = [engine.rank(request(3, **more)) for more in CHOICES[1:]]
+        assert [row.llm.tolist() for row in again] == first
+        assert {reason for row in again for reason in row.reason} == {"kept"}
+        assert engine.rank(request(3)).llm.tolist() == first[0]  # which is what the bundle says by itself
+        engine.forget("u3")
+        assert "kept" not in engine.rank(request(3, adapter="a")).reason
+
+
+def test_the_answer_explains_and_the_log_tells_by_which_adapters(engine: Engine, tmp_path: Path) -> None:
+    for more, expected in zip(CHOICES, [{"a": 1.0}, {"a": 1.0}, {"b": 1.0}, {}, {"a": 0.5, "b": 0.5}], strict=True):
+        wanted = request(2, explain=True, **more)
+        scores = engine.rank(wanted)
+        assert answer(wanted, scores, engine.name)["explain"]["adapters"] == expected
+        assert json.loads(line(wanted, scores, engine.name, 0.0))["adapters"] == expected
+    make_bundle(tmp_path / "plain")
+    with Engine.open(tmp_path / "plain", **ONE) as plain:
+        scores = plain.rank(request(2, explain=True))
+        assert "adapters" not in answer(request(2, explain=True), scores, plain.name)["explain"]
+        assert "adapters" not in json.loads(line(request(2), scores, plain.name, 0.0))
+        with pytest.raises(InputError, match="'a' is no adapter of this bundle, which has none"):
+            plain.rank(request(2, adapter="a"))
+
+
+@pytest.mark.parametrize("llm", ["thread", None])
+def test_an_unknown_adapter_is_refused_before_anything_is_computed(bundle: Path, llm: str | None) -> None:
+    with Engine.open(bundle, llm=llm, **ONE) as engine:
+        for act in (engine.rank, engine.begin, engine.check):
+            with pytest.raises(InputError, match="adapters: 'c' is no adapter of this bundle, which has a, b"):
+                act(request(1, adapter="c"))
+
+
+def test_an_earlier_bundle_opens_and_one_with_adapters_says_its_format(bundle: Path, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "plain")
+    assert Bundle.open(tmp_path / "plain").manifest.to_json()["format_version"] == 1
+    assert Bundle.open(tmp_path / "plain").adapters().names == ()
+    assert json.loads((bundle / "manifest.json").read_text())["format_version"] == 2
+
+
+def damaged(bundle: Path, out: Path) -> Path:
+    return Path(shutil.copytree(bundle, out))
+
+
+def test_a_list_that_is_not_of_the_files_is_refused(bundle: Path, tmp_path: Path) -> None:
+    one = damaged(bundle, tmp_path / "one")
+    (one / "adapters.json").write_text(json.dumps({"adapters": ["a"], "default": {}}))
+    reseal(one)
+    with pytest.raises(BundleError, match=r"adapters\.json: the adapter 'b' is missing in adapters\.json"):
+        Bundle.open(one).adapters()
+    two = damaged(bundle, tmp_path / "two")
+    (two / "adapters" / "b.gguf").unlink()
+    with pytest.raises(BundleError, match=r"adapters/b\.gguf: missing"):
+        Bundle.open(two)
+    reseal_unlisted = damaged(bundle, tmp_path / "three")
+    (reseal_unlisted / "adapters.json").unlink()
+    with pytest.raises(BundleError, match=r"lacks adapters\.json, which belongs to its adapters"):
+        reseal(reseal_unlisted)
+
+
+def test_an_adapter_that_is_dangerous_is_refused_when_the_bundle_opens(bundle: Path, tmp_path: Path) -> None:
+    other = damaged(bundle, tmp_path / "other")
+    write_adapter(other / "adapters" / "b.gguf", np.random.default_rng(1), 64)
+    reseal(other)
+    with pytest.raises(BundleError, match=r"b\.gguf: not an adapter that this release can run"):
+        Engine.open(other, **ONE)
+    changed = damaged(bundle, tmp_path / "changed")
+    raw = bytearray((changed / "adapters" / "a.gguf").read_bytes())
+    raw[-1] ^= 1
+    (changed / "adapters" / "a.gguf").write_bytes(raw)
+    with pytest.raises(BundleError, match=r"adapters/a\.gguf: its contents differ"):
+        Engine.open(changed, **ONE)
+
+
+def test_score_takes_adapters_line_by_line(bundle: Path, tmp_path: Path, engine: Engine) -> None:
+    lines = [{"id": f"r{i}", "user": {"id": f"u{i}"}, "candidates": [{"item": "i1"}], "threshold": "ratio:1", **more}
+             for i, more in enumerate(CHOICES)]  # fmt: skip
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    cli(["score", str(bundle), str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl")], standalone_mode=False)
+    found = [json.loads(row)["candidates"][0]["llm"] for row in (tmp_path / "out.jsonl").read_text().splitlines()]
+    expected = [engine.rank(parse_request(row)).llm[0] for row in lines]
+    assert found == pytest.approx(expected, abs=5e-3)
+
+
+def test_a_successor_keeps_the_adapters(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").write_text('{"item": "i1", "title": "Another Film"}\n')
+    cli(["catalog", "update", str(bundle), str(tmp_path / "items.jsonl"), "--out", str(tmp_path / "next")],
+        standalone_mode=False)  # fmt: skip
+    assert Bundle.open(tmp_path / "next").adapters() == Bundle.open(bundle).adapters()
+    assert Bundle.open(tmp_path / "next").manifest.format_version == 2
