@@ -203,17 +203,18 @@ CORE_ARROWS = {
     "formats": {"errors"},
     "history": {"errors"},
     "messages": {"errors", "formats"},
-    "routing": {"errors", "judge", "metrics", "request"},
+    "adapters": {"errors", "request", "selection"},
+    "routing": {"adapters", "errors", "judge", "metrics", "request"},
     "features": {"catalog", "errors", "formats", "request"},
     "prompt": {"catalog", "errors", "features", "request"},
     "request_json": {"request"},
     "stopping": set(),
-    "request_message": {"errors", "formats", "history", "messages", "request", "routing", "selection"},
+    "request_message": {"adapters", "errors", "formats", "history", "messages", "request", "routing", "selection"},
     "json_lines": {"errors", "formats", "request", "request_message"},
     "labelled_files": {"errors", "formats", "json_lines", "routing"},
     "decision_log": {"errors", "formats", "history", "json_lines", "messages", "routing"},
     "scores": {"request", "routing"},
-    "bundle": {"atomic", "catalog", "errors", "features", "formats", "prompt", "routing"},
+    "bundle": {"adapters", "atomic", "catalog", "errors", "features", "formats", "prompt", "routing"},
 }
 
 
