@@ -11,9 +11,8 @@ import numpy as np
 
 from corella_edge.errors import ExportError
 from corella_edge_export.llm.architectures import ARCHITECTURES
-from corella_edge_export.llm.model import plain
+from corella_edge_export.llm.model import plain, trained_tensors
 from corella_edge_export.llm.to_gguf import Array, gguf_name, interleave_heads
-from corella_edge_export.training.tasks.llm import trained_tensors
 
 _ADAPTER = "default"  # peft's name of the one that training adds
 _PART = re.compile(rf"base_model\.model\.(.+)\.lora_([AB])\.{_ADAPTER}\.weight")
