@@ -1,10 +1,12 @@
-"""For all tests: a busy machine fails no property test, torch's threads do not spin, inherited signals are reset."""
+"""For all tests: settings of hypothesis, torch, the disk, certificates, the garbage collector, signals and folders."""
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
+import ssl
 import tempfile
 import warnings
 
@@ -30,6 +32,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The power does not fail during a test: waiting for the disk would show nothing. Processes of their own still do.
 os.fsync = lambda handle: None
+
+# Each httpx client, and so each `httpx.get`, reads all certificates: 25 ms of a core, though no server here has one.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 # One folder for all processes of a run, before anything loads llama.cpp: what was found out about it is found out once,
 # and what many tests begin with is made once. Workers inherit the variables from the process that starts them.

@@ -116,7 +116,7 @@ def test_every_prepared_request_is_a_request(tiny):
 
 @pytest.mark.slow
 def test_benchmark(tiny, tmp_path):
-    args = ["--ratios", "0,0.2,1", "--out", tmp_path / "report", "--scenario", "single", "--budget", "5s", *ONE]
+    args = ["--ratios", "0,0.2,1", "--out", tmp_path / "report", "--scenario", "single", "--budget", "2s", *ONE]
     done = succeed("benchmark", tiny.bundle, *args)
     found = read(tmp_path / "report")
     curve = points(found, "single", "new")
