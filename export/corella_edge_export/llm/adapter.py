@@ -14,7 +14,6 @@ from corella_edge_export.llm.architectures import ARCHITECTURES
 from corella_edge_export.llm.model import plain
 from corella_edge_export.llm.to_gguf import Array, gguf_name, interleave_heads
 
-
 _ADAPTER = "default"  # peft's name of the one that training adds
 _PART = re.compile(rf"base_model\.model\.(.+)\.lora_([AB])\.{_ADAPTER}\.weight")
 
