@@ -38,8 +38,9 @@ def write_adapter(model: Any, path: Path, name: str) -> None:
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(lora.lora_alpha))
         writer.add_name(name)
-        for key, tensor in trained_tensors(model).items():
-            writer.add_tensor(*_factor(key, tensor.detach().float().numpy(), config, row))
+        for key, parameter in model.named_parameters():
+            if parameter.requires_grad:  # all that training changes
+                writer.add_tensor(*_factor(key, parameter.detach().float().numpy(), config, row))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
