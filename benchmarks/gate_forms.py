@@ -61,18 +61,18 @@ def measures(earlier: AnsweredRows, later: AnsweredRows, share: float) -> dict[s
     needs, rng = usable(earlier.inputs), np.random.default_rng(0)
     found = {USUAL: entropy(later.p), "margin": Margin()(later.p), "band": -np.abs(later.p - centre(earlier, share))}
     for kind in ("ridge", "logistic"):
-        gate = fit(kind, earlier.p, earlier.benefit, earlier.inputs, needs)
+        gate = fit(kind, earlier.p, earlier.benefit, earlier.inputs, needs, weight=earlier.weight)
         found[kind] = gate(later.p, later.inputs)
     trees = HistGradientBoostingRegressor(max_leaf_nodes=15, learning_rate=0.05, early_stopping=True, random_state=0)
-    trees.fit(columns(earlier, needs), earlier.benefit)
+    trees.fit(columns(earlier, needs), earlier.benefit, earlier.weight)
     found["trees"] = np.asarray(trees.predict(columns(later, needs)), np.float64)
     return {**found, "random": rng.random(len(later.p))}
 
 
 def centre(rows: AnsweredRows, share: float) -> float:
     """The probability around which the share of the rows gains most."""
-    draw, benefit = np.random.default_rng(1).random(len(rows.p)), rows.benefit
-    gains = [benefit[first(-np.abs(rows.p - at), share, draw)].sum() for at in CENTRES]
+    draw, benefit = np.random.default_rng(1).random(len(rows.p)), rows.benefit * rows.each
+    gains = [benefit[first(-np.abs(rows.p - at), share, draw, rows.weight)].sum() for at in CENTRES]
     return float(CENTRES[int(np.argmax(gains))])
 
 
@@ -84,11 +84,11 @@ def columns(rows: AnsweredRows, needs: tuple[str, ...]) -> Floats:
 def compared(values: Mapping[str, Floats], rows: AnsweredRows, share: float, draws: int) -> list[Row]:
     """What asking gains at this share, by measure, and how much more than by the entropy."""
     bootstrap, draw, benefit = Bootstrap(rows.user, draws), np.random.default_rng(2).random(len(rows.p)), rows.benefit
-    chosen = {name: first(of, share, draw) for name, of in values.items()}
-    saved = {name: sampled_mean(benefit * mask, bootstrap) for name, mask in chosen.items()}
+    chosen = {name: first(of, share, draw, rows.weight) for name, of in values.items()}
+    saved = {name: sampled_mean(benefit * mask, bootstrap, rows.weight) for name, mask in chosen.items()}
     final = {name: np.where(mask, rows.after, rows.before) for name, mask in chosen.items()}
-    aucs = {name: sampled_auc(p, rows.label, bootstrap) for name, p in final.items()}
-    base = sampled_auc(rows.before, rows.label, bootstrap)
+    aucs = {name: sampled_auc(p, rows.label, bootstrap, rows.weight) for name, p in final.items()}
+    base = sampled_auc(rows.before, rows.label, bootstrap, rows.weight)
     return [
         {"measure": name, "saved": interval(saved[name].interval()), "over": interval(saved[name].gain(saved[USUAL])),
          "auc": interval(aucs[name].gain(base)), "auc_over": interval(aucs[name].gain(aucs[USUAL]))}

@@ -103,11 +103,15 @@ def measured(options: argparse.Namespace) -> Row:
     rows = {part: of.with_thirds(crm[part]) for part, of in rows.items()}
     rare = {part: rarity(data, of) for part, of in rows.items()} if data.info.get("negatives") else None
     both = with_rarity(crm, rare, rows) if rare else None
-    models = []
+    models: list[Row] = []
+    first: dict[str, Floats] = {}  # of the first LLM that was trained, by its name
     for name, score in llms(options, data):
         answers = {part: kept.of(name, of, score) for part, of in rows.items()}
         beside = {"over base and count": judged(both, answers, rows)} if both else {}
-        models.append({"name": name, **told(options, name, data), **judged(crm, answers, rows), **beside})
+        trained = told(options, name, data)
+        beyond = {f"alone over {other}": over(answers["test"], scores, rows["test"]) for other, scores in first.items()}
+        models.append({"name": name, **trained, **judged(crm, answers, rows), **beside, **beyond})
+        first = first or ({name: answers["test"]} if trained else {})
     return {
         "what": "language's worth", "data": data.info["name"], "seed": options.seed,
         "rows": {name: counts(of) for name, of in rows.items()},
@@ -260,6 +264,14 @@ def judged(crm: dict[str, Floats], llm: dict[str, Floats], rows: dict[str, Split
     return found
 
 
+def over(llm: Floats, other: Floats, rows: SplitRows) -> Row:
+    """What one LLM gains over another, each asked alone about all rows that both answer."""
+    both = replace(rows, drawn=rows.drawn & ~np.isnan(llm) & ~np.isnan(other), thirds={})
+    draw = {ALL: Bootstrap(both.split.users[both.drawn])}
+    own, others = (figures(scores, both, draw)[ALL] for scores in (llm, other))
+    return {metric: interval(own[metric].gain(others[metric])) for metric in METRICS}
+
+
 def by_newness(
     valid: ScoredRows, test: ScoredRows, rows: dict[str, SplitRows], threshold: float, gain: Callable[..., Row]
 ) -> Row:
@@ -326,7 +338,8 @@ def gain_of(
 def figures(scores: Floats, rows: SplitRows, draw: dict[str, Bootstrap]) -> Figures:
     """AUC and UAUC of each part under the draws."""
     found: Figures = {}
-    for part, mask in rows.parts.items():
+    for part in draw:
+        mask = rows.parts[part]
         given = scores[mask], rows.split.labels[mask], draw[part]
         found[part] = {name: metric(*given) for name, metric in METRICS.items()}
     return found

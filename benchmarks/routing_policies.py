@@ -4,8 +4,8 @@
 
 LOG holds labelled rows (docs/routing.md), as JSON lines, CSV or Parquet. Its earlier part fits everything: the gate,
 the band's window at each share, fusion and maps. On the later part each measure routes exactly the same number of the
-rows that the LLM has answered; gains are paired with the entropy's under the same draws of users. Disagreement needs
-the column input.kept.
+rows that the LLM has answered; gains are paired with the entropy's under the same draws of users. Rows that were drawn
+by chance count by the inverse of it. Disagreement needs the column input.kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from corella_edge.routing.labelled import Floats, LabelledRows, Mask
 from corella_edge.routing.maps import KINDS, PLAIN
 from corella_edge.routing.measure import Band, Disagreement, Entropy, Margin, Measure
 from corella_edge.routing.order import order
-from corella_edge.routing.parts import Parts, by_time
+from corella_edge.routing.parts import Parts, by_time, unequal
 from corella_edge.routing.policy import Policy, threshold_for
 from corella_edge_runtime.calibrate.log import read
 from harness.options import FUSIONS, fractions, fusion
@@ -74,8 +74,9 @@ def measured(options: argparse.Namespace) -> Json:
 
 def versus(parts: Parts, rule: Fusion, shares: Sequence[float], rng: np.random.Generator, draws: int) -> Iterator[Json]:
     """Each share and measure: figures, and gains over the base model and over the entropy."""
-    held = parts.held
-    judge = Judge(held.label, held.user, draws, requests=held.request)
+    held, weight = parts.held, unequal(parts.held)
+    lists = held.request if weight is None else None
+    judge = Judge(held.label, held.user, draws, requests=lists, weight=weight)
     alone, after = rule.alone(held.crm), rule(held.crm, held.llm, held.inputs)
     helped = row_loss(alone, held.label) - row_loss(after, held.label)
     gate, draw = learned(parts.fit, rule, rng, draws), rng.random(len(held))
@@ -83,13 +84,13 @@ def versus(parts: Parts, rule: Fusion, shares: Sequence[float], rng: np.random.G
         named = measures(parts.fit, rule, share, gate)
         values = {name: measure(held.crm, held.inputs_for(measure.needs)) for name, measure in named}
         values |= {RANDOM: rng.random(len(held)), ORACLE: helped}
-        routed = {name: first(found, share, draw) for name, found in values.items()}
+        routed = {name: first(found, share, draw, weight) for name, found in values.items()}
         figures = {name: judge(np.where(mask, after, alone)) for name, mask in routed.items()}
         for name, found in figures.items():
             yield {
                 "share": share, "measure": name, "rows": int(routed[name].sum()), **shown(found),
                 "over_crm": gains(found, judge(alone)), "over_entropy": gains(found, figures[ENTROPY]),
-                "order": order(values[name], helped, judge.bootstrap).verdict,
+                "order": order(values[name], helped, judge.bootstrap, weight=weight).verdict,
             }  # fmt: skip
 
 
@@ -98,7 +99,7 @@ def learned(rows: LabelledRows, rule: Fusion, rng: np.random.Generator, draws: i
     inner = by_time(rows, 2 / 3)
     found = learn(AnsweredRows.of(inner.fit, rule), AnsweredRows.of(inner.held, rule), rng, draws=draws)
     asked, (kind, strength, _) = AnsweredRows.of(rows, rule), found.form
-    return fit(kind, asked.p, asked.benefit, asked.inputs, found.gate.needs, strength)
+    return fit(kind, asked.p, asked.benefit, asked.inputs, found.gate.needs, strength, asked.weight)
 
 
 def measures(rows: LabelledRows, rule: Fusion, share: float, gate: Measure) -> Iterator[tuple[str, Measure]]:
@@ -117,7 +118,7 @@ def measures(rows: LabelledRows, rule: Fusion, share: float, gate: Measure) -> I
 def best_band(rows: LabelledRows, rule: Fusion, share: float) -> Band:
     """The window over this share of the rows' probabilities in which asking saves most log-loss."""
     after, alone = rule(rows.crm, rows.llm, rows.inputs), rule.alone(rows.crm)
-    helped = row_loss(alone, rows.label) - row_loss(after, rows.label)
+    helped = (row_loss(alone, rows.label) - row_loss(after, rows.label)) * rows.weight
     ends = np.linspace(0.0, 1.0 - share, STEPS)
     lows, highs = np.quantile(rows.crm, ends), np.quantile(rows.crm, np.minimum(1.0, ends + share))
     saved = [helped[(rows.crm >= low) & (rows.crm <= high)].sum() for low, high in zip(lows, highs, strict=True)]
@@ -144,7 +145,7 @@ def calibration(parts: Parts, draws: int) -> Iterator[Json]:
 
 def _ece(rows: LabelledRows, before: Floats, after: Floats, draws: int) -> Json:
     bootstrap = Bootstrap(rows.user, draws)
-    raw, made = (sampled_ece(p, rows.label, bootstrap) for p in (before, after))
+    raw, made = (sampled_ece(p, rows.label, bootstrap, weight=unequal(rows)) for p in (before, after))
     return {"before": interval(raw.interval()), "after": interval(made.interval()), "change": interval(made.gain(raw))}
 
 

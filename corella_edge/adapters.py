@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
-from msgspec import UNSET, Meta
+from msgspec import Meta
 
 from corella_edge.errors import BundleError, InputError
 from corella_edge.request import Request
@@ -125,10 +125,10 @@ def asked_for(adapter: str | Left, adapters: dict[str, float] | Left) -> dict[st
     Raises:
         InputError: both are given.
     """
-    one, several = (None if value is UNSET else value for value in (adapter, adapters))
+    one, several = adapter if isinstance(adapter, str) else None, adapters if isinstance(adapters, dict) else None
     if one is not None and several is not None:
         raise InputError("adapter: give adapter or adapters, not both")
-    return several if one is None else {one: 1.0}  # type: ignore[dict-item, return-value]
+    return several if one is None else {one: 1.0}
 
 
 def weights_of(wanted: Mapping[str, float] | None) -> Weights:

@@ -26,6 +26,10 @@ def lines(results: Path) -> Iterator[str]:
         )
     yield ""
     yield f"Random weights; llama.cpp against float32 transformers. Allowed: logits {LOGITS:g}, P(Yes) {P_YES:g} (f16)."
+    yield (
+        "Two tokenizers are made for this: `scratch` as recipes do it, `tiktoken` with Llama 3's rules (its splits, "
+        "whole words whatever the merges) over Qwen's words."
+    )
     for row in result["trained"]:
         yield ""
         told = " ".join(row["continued"].split())

@@ -79,6 +79,17 @@ def _alone(found: Json) -> Iterator[str]:
     ]:
         yield table_row(name, *(figure(of[part]["auc"]) for part in rows), figure(of[ALL]["uauc"]), *cost)
     yield ""
+    yield from _beyond(found)
+
+
+def _beyond(found: Json) -> Iterator[str]:
+    """What each further LLM gains over the first one that was trained."""
+    for model in found["models"]:
+        for key in [key for key in model if key.startswith("alone over ")]:
+            auc, uauc = (figure(model[key][metric], "+") for metric in ("auc", "uauc"))
+            other = key.removeprefix("alone over ")
+            yield f"- `{model['name']}` less `{other}`, both alone, all rows: AUC {auc}, UAUC {uauc}"
+    yield ""
 
 
 def _cost(model: Json) -> list[str]:

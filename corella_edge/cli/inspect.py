@@ -109,6 +109,11 @@ def _llm(part: list[Part], found: Part) -> str | None:
     return _sizes(part, ".gguf", kinds) or "none: the base model decides alone"
 
 
+def _adapters(part: Part, _: Part) -> str:
+    usual = ", ".join(f"{name} ({weight:g})" for name, weight in part["default"].items())
+    return f"{', '.join(part['adapters'])}; by itself {usual or 'none'}"
+
+
 def _sizes(files: list[Part], ending: str, kinds: Mapping[str, str] | None = None) -> str:
     own = [file for file in files if file["file"].endswith(ending) and "/" not in file["file"]]
     kinds = kinds or {}
@@ -178,6 +183,7 @@ _PAGE: dict[str, tuple[str, Callable[[Any, Part], str | None]]] = {
     "files": ("files", _files),
     "base model (CRM)": ("files", _crm),
     "LLM": ("files", _llm),
+    "adapters": ("adapters", _adapters),
     "catalogue": ("catalogue", _catalogue),
     "routing": ("routing", _routing),
     "quality": ("routing", _quality),

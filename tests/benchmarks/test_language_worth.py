@@ -195,6 +195,15 @@ def test_what_knows_the_labels_gains_in_every_slice(labelled: PreparedData) -> N
     assert half["oracle"][ALL]["value"] >= half[ALL]["gain"]["value"]
 
 
+def test_an_llm_that_knows_the_labels_is_ahead_of_one_that_guesses(labelled: PreparedData) -> None:
+    rows = asked(labelled, "test", 0, 0, 1, most=0)
+    knows, guesses = 0.2 + 0.6 * rows.split.labels, np.random.default_rng(5).uniform(size=len(rows.origin))
+    knows[:3] = np.nan
+    found = worth.over(knows, guesses, rows)
+    assert found["auc"]["low"] > 0.2
+    assert worth.over(guesses, knows, rows)["auc"]["value"] == -found["auc"]["value"]
+
+
 def test_a_prompts_tokens_are_its_history_and_its_question() -> None:
     straight = TokenSequence(np.zeros(10, np.int32), np.array([3, 9], np.int32), np.array([0, 1], np.int8),
                              np.arange(2))  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,24 @@ def test_a_log_that_is_not_there_is_one_line(
 ) -> None:
     assert run(monkeypatch, tmp_path / "nowhere") == 2
     assert capsys.readouterr().err.endswith("nowhere: no such file\n")
+
+
+def test_rows_that_were_drawn_by_chance_stand_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A share is of what rows stand for, and the base model's figures are those of all rows."""
+    rows, rng = labelled_log(1200, 6, 90), np.random.default_rng(3)
+    hard = np.abs(rows.crm - 0.5) < 0.2
+    told = hard | (rng.random(len(rows)) < 0.25)
+    thin = replace(rows, llm=np.where(told, rows.llm, np.nan), propensity=np.where(hard, 1.0, 0.25))
+    found = []
+    for name, log_of in (("all", rows), ("thin", thin)):
+        log.write(log_of, tmp_path / f"{name}.jsonl")
+        assert run(monkeypatch, tmp_path / f"{name}.jsonl", "--shares", "0.2") == 0
+        found.append({row["measure"]: row for row in json.loads(capsys.readouterr().out)["versus"]})
+    for measure in ("entropy", "random"):
+        gains = [one[measure]["over_crm"]["logloss"]["value"] for one in found]
+        assert gains[1] == pytest.approx(gains[0], abs=0.006), measure
+        assert found[1][measure]["auc"]["value"] == pytest.approx(found[0][measure]["auc"]["value"], abs=0.02)
+    assert "ndcg@10" in found[0]["entropy"]
+    assert "ndcg@10" not in found[1]["entropy"]

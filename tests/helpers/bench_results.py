@@ -103,5 +103,7 @@ def quality() -> QualityLines:
                             gains={"auc": figure(gain, 0.8 * gain, 1.2 * gain)})  # fmt: skip
 
     lines = {"policy": 0.5, "random": 1.0, "oracle": 0.25}
+    rules = {"rare items": 0.9, "learned win": 0.6, "learned gain": 0.45}
     points = [one(line, ratio, 0.02 * ratio**power) for line, power in lines.items() for ratio in RATIOS]
+    points += [one(line, ratio, 0.02 * ratio**power) for line, power in rules.items() for ratio in RATIOS[1:-1]]
     return QualityLines(rows=2000, users=600, points=(*points, one("crm", 0.0, 0.0), one("llm", 1.0, 0.02)), knee=0.2)

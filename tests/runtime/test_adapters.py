@@ -166,3 +166,11 @@ def test_a_successor_keeps_the_adapters(bundle: Path, tmp_path: Path) -> None:
         standalone_mode=False)  # fmt: skip
     assert Bundle.open(tmp_path / "next").adapters() == Bundle.open(bundle).adapters()
     assert Bundle.open(tmp_path / "next").manifest.format_version == 2
+
+
+def test_inspect_shows_the_adapters_and_which_answers(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli(["inspect", str(bundle)], standalone_mode=False)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("adapters")]
+    assert line.split(maxsplit=1)[1] == "a, b; by itself a (1)"
+    cli(["inspect", str(bundle), "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["adapters"] == {"adapters": ["a", "b"], "default": {"a": 1.0}}

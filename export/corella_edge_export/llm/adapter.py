@@ -11,9 +11,8 @@ import numpy as np
 
 from corella_edge.errors import ExportError
 from corella_edge_export.llm.architectures import ARCHITECTURES
-from corella_edge_export.llm.model import plain
+from corella_edge_export.llm.model import plain, trained_tensors
 from corella_edge_export.llm.to_gguf import Array, gguf_name, interleave_heads
-from corella_edge_export.training.tasks.llm import trained_tensors
 
 _ADAPTER = "default"  # peft's name of the one that training adds
 _PART = re.compile(rf"base_model\.model\.(.+)\.lora_([AB])\.{_ADAPTER}\.weight")
@@ -39,8 +38,9 @@ def write_adapter(model: Any, path: Path, name: str) -> None:
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(lora.lora_alpha))
         writer.add_name(name)
-        for key, tensor in trained_tensors(model).items():
-            writer.add_tensor(*_factor(key, tensor.detach().float().numpy(), config, row))
+        for key, parameter in model.named_parameters():
+            if parameter.requires_grad:  # all that training changes
+                writer.add_tensor(*_factor(key, parameter.detach().float().numpy(), config, row))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

@@ -185,6 +185,7 @@ _PARTS: dict[str, Callable[[Bundle], Any]] = {
     "fields": _fields,
     "catalogue": _catalogue,
     "prompt": _prompt,
+    "adapters": lambda bundle: bundle.adapters().to_json() if bundle.adapters().names else None,
     "routing": _routing,
     "verification": _verification,
 }

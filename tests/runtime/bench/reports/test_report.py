@@ -223,6 +223,36 @@ def test_a_report_of_server_alone_tells_the_rates(measured: Result) -> None:
     assert not [section for section in sections(measured) if section.title == "The rates"]
 
 
+def test_published_rules_stand_beside_the_policy_with_their_papers(measured: Result) -> None:
+    def said(result: Result) -> str:
+        return " ".join(next(one for one in sections(result) if one.title == "Quality at the same ratios").said)
+
+    words = said(measured)
+    assert (
+        "Rare items: items with the fewest training rows (confidence by counts, arXiv 2603.09947); learned win:"
+        in words
+    )
+    assert "fitted on other users' rows" in words
+    assert "The policy's order is that of CoReLLa, arXiv 2403.16378: entropy." in words
+    assert "entropy" not in shown_lines(measured)
+    plain = [point for point in measured.quality.points if point.line in ("policy", "crm", "llm")]
+    gated = [*plain, replace(plain[1], line="entropy")]
+    of_gate = replace(measured, quality=replace(measured.quality, points=tuple(gated)))
+    assert "Entropy: those of the highest entropy (CoReLLa, arXiv 2403.16378)." in said(of_gate)
+    assert "The policy's order" not in said(of_gate)
+    drawn = ElementTree.fromstring(curves.quality(of_gate, "auc"))
+    assert "entropy" in {"".join(part.itertext()) for part in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    without = curves.quality(measured, "auc", without=("oracle", "learned win"))
+    assert "learned gain<" in without
+    assert "learned win<" not in without
+    assert "oracle" not in without
+
+
+def shown_lines(result: Result) -> set[str]:
+    """Of the table of quality."""
+    return {row[0] for one in sections(result) if one.title == "Metrics" for row in one.rows}
+
+
 def test_a_search_that_found_no_rate_says_so(measured: Result) -> None:
     def searched(point: Point) -> Point:
         return point if point.rates is None else replace(point, rates=Rates(largest=0.0, first_failed=1.5, cut=True))
