@@ -177,3 +177,8 @@ def answer_logits(model: Any, hidden: Tensor, answers: Tensor) -> Tensor:
 def plain(model: Any) -> Any:
     """The causal model, without the wrapper that adapters put around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes: every weight, or the adapters."""
+    return {name: p.data for name, p in model.named_parameters() if p.requires_grad}

@@ -45,6 +45,7 @@ from corella_edge_export.crm.text_recipe import TextVectorsRecipe
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.llm import codes, tokenizer
 from corella_edge_export.llm import model as llm
+from corella_edge_export.llm.model import trained_tensors
 from corella_edge_export.llm.recipe import CodesRecipe, Precision
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_of_run, table_of
@@ -53,7 +54,7 @@ from corella_edge_export.training import checkpoint
 from corella_edge_export.training.align import Alignment, pairs_for
 from corella_edge_export.training.stage import STAGES, last_of, named
 from corella_edge_export.training.tasks import text as plain_text
-from corella_edge_export.training.tasks.llm import LlmReader, trained_tensors
+from corella_edge_export.training.tasks.llm import LlmReader
 
 TOKENIZER_USERS = 2000
 CODES = "codes.json"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.rows import EncodedRows, Masking
+from corella_edge_export.llm.model import trained_tensors
 from corella_edge_export.llm.sequences import TokenSequence
 from corella_edge_export.recipe import JointRecipe
 from corella_edge_export.training.align import Alignment
@@ -29,7 +30,6 @@ from corella_edge_export.training.tasks.llm import (
     ranking_loss,
     schedule,
     share,
-    trained_tensors,
     valid_sequences,
 )
 

@@ -207,15 +207,10 @@ class LlmTask:
         return {**validation(probability, np.concatenate([s.labels for s in self.valid])), "rows": len(rows)}
 
     def trainable(self) -> dict[str, Tensor]:
-        return trained_tensors(self.model)
+        return llm.trained_tensors(self.model)
 
     def groups(self) -> list[tuple[list[nn.Parameter], float]]:
         return whole(self.model)
-
-
-def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes: every weight, or the adapters."""
-    return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
 
 
 def answer_loss(logits: Tensor, sequences: list[TokenSequence]) -> Tensor:

@@ -18,11 +18,12 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import read_lines
 from corella_edge.prompt import Tokenize
 from corella_edge_export.llm import model as llm
+from corella_edge_export.llm.model import trained_tensors
 from corella_edge_export.llm.recipe import PlainTextRecipe
 from corella_edge_export.llm.tokenizer import segment_tokenizer
 from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
 from corella_edge_export.training.tasks.crm import device_of
-from corella_edge_export.training.tasks.llm import LlmReader, trained_tensors
+from corella_edge_export.training.tasks.llm import LlmReader
 
 if TYPE_CHECKING:
     from corella_edge_export.training.stages import Stages
