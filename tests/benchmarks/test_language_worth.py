@@ -93,7 +93,7 @@ def test_what_knows_the_answers_gains_and_what_knows_nothing_does_not(data: Prep
     rows = {name: asked(data, name, 40, 40, 1) for name in ("valid", "test")}
     rng = np.random.default_rng(2)
     crm = {name: rng.uniform(0.3, 0.7, len(of.origin)) for name, of in rows.items()}
-    knows = {name: 0.2 + 0.6 * of.split.labels for name, of in rows.items()}
+    knows = {name: np.where(of.split.labels == 1, 0.8, 0.2) for name, of in rows.items()}
     nothing = {name: np.full(len(of.origin), 0.5) for name, of in rows.items()}
     found = worth.judged(crm, knows, rows)
     assert found["alone"][NEW]["auc"]["value"] == 1.0
@@ -110,7 +110,7 @@ def test_new_items_gain_by_weights_of_their_own(data: PreparedData, monkeypatch:
     rows = {name: asked(data, name, 40, 40, 1) for name in ("valid", "test")}
     rng = np.random.default_rng(2)
     crm = {name: rng.uniform(0.3, 0.7, len(of.origin)) for name, of in rows.items()}
-    of_new = {name: np.where(of.new, 0.2 + 0.6 * of.split.labels, 0.9) for name, of in rows.items()}
+    of_new = {name: np.where(of.new, np.where(of.split.labels == 1, 0.8, 0.2), 0.9) for name, of in rows.items()}
     found = worth.judged(crm, of_new, rows)["routed 100%"]
     assert found["weights by newness"][NEW]["low"] > 0.1
     assert found["weights by newness"][ALL]["value"] >= found[ALL]["gain"]["value"]
@@ -185,7 +185,7 @@ def test_what_knows_the_labels_gains_in_every_slice(labelled: PreparedData) -> N
     rng = np.random.default_rng(4)
     crm = {name: rng.uniform(0.3, 0.7, len(of.origin)) for name, of in rows.items()}
     rows = {name: of.with_thirds(crm[name]) for name, of in rows.items()}
-    knows = {name: 0.2 + 0.6 * of.split.labels for name, of in rows.items()}
+    knows = {name: np.where(of.split.labels == 1, 0.8, 0.2) for name, of in rows.items()}
     found = worth.judged(crm, knows, rows)
     assert "weights by newness" not in found["routed 100%"]  # too few new items to fit weights on
     for part in rows["test"].parts:
@@ -197,7 +197,7 @@ def test_what_knows_the_labels_gains_in_every_slice(labelled: PreparedData) -> N
 
 def test_an_llm_that_knows_the_labels_is_ahead_of_one_that_guesses(labelled: PreparedData) -> None:
     rows = asked(labelled, "test", 0, 0, 1, most=0)
-    knows, guesses = 0.2 + 0.6 * rows.split.labels, np.random.default_rng(5).uniform(size=len(rows.origin))
+    knows, guesses = np.where(rows.split.labels == 1, 0.8, 0.2), np.random.default_rng(5).uniform(size=len(rows.origin))
     knows[:3] = np.nan
     found = worth.over(knows, guesses, rows)
     assert found["auc"]["low"] > 0.2
