@@ -24,7 +24,7 @@ from corella_edge_runtime.decisions import line
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.reference import compare
 
-ONE = {"llm_threads": 1, "crm_threads": 1, "tuned": False, "threshold": "ratio:1"}
+ONE: dict[str, Any] = {"llm_threads": 1, "crm_threads": 1, "tuned": False, "threshold": "ratio:1"}
 CHOICES: list[dict[str, Any]] = [
     {}, {"adapter": "a"}, {"adapter": "b"}, {"adapters": {}}, {"adapters": {"a": 0.5, "b": 0.5}},
 ]  # fmt: skip

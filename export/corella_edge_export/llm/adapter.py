@@ -11,7 +11,7 @@ import numpy as np
 
 from corella_edge.errors import ExportError
 from corella_edge_export.llm.architectures import ARCHITECTURES
-from corella_edge_export.llm.model import plain, trained_tensors
+from corella_edge_export.llm.model import plain
 from corella_edge_export.llm.to_gguf import Array, gguf_name, interleave_heads
 
 _ADAPTER = "default"  # peft's name of the one that training adds

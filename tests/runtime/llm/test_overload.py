@@ -23,7 +23,7 @@ class Run:
     """Twice the capacity for some seconds, with 50 ms for every request."""
 
     def __init__(self, llm: Llm, root: Path, seconds: float) -> None:
-        sample = stream(llm, 50.0, 1.0, seed=1)
+        sample = stream(llm, 50.0, 2.0, seed=1)
         self.batch_cost = batch_cost(root, llm, sample)
         arrivals = stream(llm, 2.0 / (self.batch_cost * tokens_a_request(sample)), seconds)
         # What a decode costs is known from the requests before.

@@ -29,6 +29,8 @@ class Slow(FakeRanker):
 
     def warm_up(self) -> None:
         time.sleep(OPTIONS.get("load_seconds", 0.0))
+        while "load_until" in OPTIONS and not Path(OPTIONS["load_until"]).exists():
+            time.sleep(0.01)
         if "load_error" in OPTIONS:
             raise BundleError(OPTIONS["load_error"])
 

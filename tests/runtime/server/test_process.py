@@ -81,12 +81,13 @@ def serve() -> Iterator[Callable[..., Served]]:
             served.process.communicate()
 
 
-def test_life_from_loading_to_a_clean_stop(serve):
-    served = serve(load_seconds=1.0)
+def test_life_from_loading_to_a_clean_stop(serve, tmp_path):
+    served = serve(load_until=str(tmp_path / "loaded"))
     assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*", served.url)
     assert served.status("/v2/health/live") == 200
     assert served.status("/v2/health/ready") == 503
     assert served.rank().status_code == 503
+    (tmp_path / "loaded").touch()
     served.until(lambda: served.status("/v2/health/ready") == 200)
     assert served.rank().json()["bundle"] == "fake@1"
     served.process.send_signal(signal.SIGTERM)
