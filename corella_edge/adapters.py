@@ -26,7 +26,10 @@ ALONE: Weights = ()
 AdapterName = Annotated[str, Meta(min_length=1, max_length=64)]
 OneAdapter = Annotated[
     AdapterName | Left,
-    Meta(description="An adapter of the bundle's LLM that is asked; the same as `adapters` with the weight 1."),
+    Meta(
+        description="An adapter of the bundle's LLM that is asked; the same as `adapters` with the weight 1, and "
+        "never beside it."
+    ),
 ]
 AdapterWeights = Annotated[
     Annotated[dict[str, Annotated[float, Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]], Meta(max_length=MAX_ADAPTERS)] | Left,

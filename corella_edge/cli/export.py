@@ -65,7 +65,7 @@ DEFAULT_TYPE = "Q8_0"
 @click.option("--adapter", type=click.Choice(["merged", "separate"]), default="merged", show_default=True,
               help="What LoRA training has learned becomes part of the LLM's weights, or a file beside an LLM that "
               "stays as it was before and may have several.")  # fmt: skip
-@click.option("--add", "added", metavar="NAME=RUN", multiple=True,
+@click.option("--add", metavar="NAME=RUN", multiple=True,
               help="With --adapter separate: also the adapter of another finished run with the same LLM and prompts, "
               "which requests ask for by its NAME. Repeat for more.")  # fmt: skip
 @click.option("--recipe", help="Take the [export] section of this recipe (a name or file) instead of the run's, and "
@@ -76,7 +76,7 @@ def export(
     run: Path, data: Path | None, out: Path, llm_type: tuple[str, ...], name: str, bundle_version: str,
     crm_int8: bool, fusion: str | None, measure: str | None, no_sample: bool, no_llm: bool, llm_threads: int | None,
     checkpoint: Path | None, llm_gguf: Path | None, llm_form: str, recipe: str | None,
-    imatrix: bool, max_auc_drop: float | None, sweep: bool, adapter: str, added: tuple[str, ...],
+    imatrix: bool, max_auc_drop: float | None, sweep: bool, adapter: str, add: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Turn the finished training RUN into a bundle.
 
@@ -88,7 +88,7 @@ def export(
         raise click.UsageError(
             "--llm-type, --imatrix, --sweep and --max-auc-drop are for an LLM that the run has trained"
         )
-    separate, others = adapter == "separate", _by_name(added)
+    separate, others = adapter == "separate", _by_name(add)
     if (others and not separate) or (separate and (ready or no_llm)):
         raise click.UsageError("--add goes with --adapter separate, which is for an LLM that the run has trained")
     llm_type = tuple(llm_type) or ((DEFAULT_TYPE,) if not sweep else ())

@@ -19,7 +19,7 @@ OURS = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIG
 # Prints the signals that this process and one that it starts ignore, as the system has them.
 SHOW = """
 import re, runpy, subprocess, sys
-if len(sys.argv) > 1: runpy.run_path(sys.argv[1])
+if len(sys.argv) > 1: sys.path[:0] = [sys.argv[2]]; runpy.run_path(sys.argv[1])
 found = lambda text: int(re.search(r"SigIgn:\\s*(\\w+)", text)[1], 16)
 print(found(open("/proc/self/status").read()), found(subprocess.check_output(["cat", "/proc/self/status"], text=True)))
 """
@@ -39,7 +39,7 @@ def ignored(*args: str) -> list[set[int]]:
 
 def test_the_tests_and_what_they_start_ignore_nothing_that_they_inherit() -> None:
     assert ignored() == [set(OURS), set(OURS)]
-    assert ignored(str(CONFTEST)) == [set(), set()]
+    assert ignored(str(CONFTEST), str(CONFTEST.parent / "helpers")) == [set(), set()]
 
 
 @pytest.fixture

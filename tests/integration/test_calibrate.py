@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from corella_edge.bundle.artefact import Bundle
+from corella_edge.routing import parts
 from corella_edge.routing.gate import inputs_of
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.evaluation import evaluate as module
@@ -61,6 +62,7 @@ def test_inputs_of_a_gate_are_those_of_a_request(tiny, scores):
 
 def test_a_bundle_is_calibrated_on_prepared_data_without_scoring_twice(tiny, scores, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_chunk", lambda *args: pytest.fail("scored again"))
+    monkeypatch.setattr(parts, "FEW_USERS", 15)  # the tiny data's later half has 19
     succeed("calibrate", tiny.bundle, "--data", tiny.data, "--split", "test", "--scores", scores / "kept", "--out",
             tmp_path / "one", *WIDE, *ONE)  # fmt: skip
     succeed("calibrate", tiny.bundle, "--log", scores / "rows.jsonl", "--out", tmp_path / "two", *WIDE)
