@@ -25,9 +25,9 @@ def svg(results: Path) -> str:
 
 
 def _folder(results: Path, name: str) -> Path:
-    """The only one of its name, of whatever CPU."""
-    (folder,) = results.glob(f"*/{name}")
-    return folder
+    """That of the first CPU which has all of `REPORTS`."""
+    cpus = (cpu for cpu in sorted(results.iterdir()) if all((cpu / one).is_dir() for one in REPORTS))
+    return next(cpus) / name
 
 
 def _title(found: list[Result]) -> str:

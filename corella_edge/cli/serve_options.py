@@ -79,7 +79,8 @@ CHANCE = {
     ),
     "slo": click.option(
         "--slo", metavar="QUANTILE=TIME",
-        help="Ask the LLM about less while more requests take longer than p99=30ms (p50, p95 or p99; ms or s).",
+        help="Ask the LLM about less while more requests take longer than p99=30ms (p50, p90, p95, p99 or p99.9; ms or "
+        "s).",
     ),
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows
 from corella_edge.routing.measure import BY_ENTROPY, Measure, entropy
 from corella_edge.routing.order import order
-from corella_edge.routing.parts import Enough, Parts, by_time, enough, traps
+from corella_edge.routing.parts import Enough, Parts, by_time, enough, traps, unequal
 from corella_edge.routing.policy import RATIOS, Calibration, Policy
 from corella_edge.routing.promised import Promise, promised, realised
 from corella_edge.routing.routing_file import CALIBRATED_ON, calibration_json, finite
@@ -164,9 +164,10 @@ def _by_llm(held: HeldOut, threshold: float, wanted: Wanted) -> Json | None:
 
 
 def _reach(rows: LabelledRows, wanted: Wanted) -> Reach | None:
-    """How far asking moves a score; None where it is not wanted, or the rows are too few to say."""
+    """How far asking moves a score; None where it is not wanted, the rows are too few to say, or each stands for a
+    number of its own."""
     asked, rule = rows.take(rows.known), wanted.fusion
-    if wanted.miss is None or len(asked) < Reach.least(wanted.miss):
+    if wanted.miss is None or len(asked) < Reach.least(wanted.miss) or unequal(asked) is not None:
         return None
     return Reach.fit(rule.alone(asked.crm), rule(asked.crm, asked.llm, asked.inputs), wanted.miss)
 
@@ -261,6 +262,9 @@ def _doubts(wanted: Wanted, bend: float | None, rows: LabelledRows, by_llm: Json
         found.append(f"how far asking moves a score, at miss {wanted.miss:g}, takes {Reach.least(wanted.miss):,} rows "
                      f"of the earlier part with the LLM's score, and {asked:,} have one: requests with top_k will ask "
                      "about every routed candidate")  # fmt: skip
+    elif wanted.miss is not None and unequal(rows.take(rows.known)) is not None:
+        found.append("how far asking moves a score is not fitted on rows of which some stand for more than others: "
+                     "requests with top_k will ask about every routed candidate")  # fmt: skip
     return found
 
 

@@ -109,7 +109,7 @@ class _Run:
         earlier = [gathered.mean_noise(journal.slices)] if journal.resumed else []
         started, judged, whole = machine.ticks(whole=True), QualityLines(why=NO_TIME), False
         try:
-            shares = self._plan()
+            shares = self._plan(journal)
             self._rounds(journal, [spot for spot in self._spots if spot.workers == 1], shares)
             judged = self._quality()
             self._on_all_cores(journal, shares)
@@ -133,14 +133,16 @@ class _Run:
             if one.rates is not None:
                 self._bench.found[one.spot.threshold] = one.rates
 
-    def _plan(self) -> dict[Spot, Share]:
+    def _plan(self, journal: Journal) -> dict[Spot, Share]:
         """Warm up, learn what requests cost, and say what the budget buys."""
         settings = self._settings
         self._bench.pilot(settings.thresholds)
         costs = budget.smoothed(self._bench.costs, settings.ratios, settings.candidates)
+        costs = {threshold: cost + settings.pause for threshold, cost in costs.items()}
         seconds = (1.0 - (budget.QUALITY if self._labelled()[0] else 0.0)) * settings.budget
         more = (costs, seconds, settings.repeats, settings.objective is not None)
-        self._spots, short = budget.affordable(self._spots, *more)
+        begun = {budget.group(one.spot) for one in journal.slices}
+        self._spots, short = budget.affordable(self._spots, *more, begun)
         if short:
             self._say(short)
             self._left_out = [short]

@@ -89,6 +89,13 @@ def test_too_few_rows_for_a_reach_are_told() -> None:
     assert not any("top_k" in text for text in calibrated(LOG, replace(QUICK, miss=0.1)).result["warnings"])
 
 
+def test_rows_of_which_some_stand_for_more_fit_no_reach() -> None:
+    chances = np.where(np.arange(len(LOG)) % 2, 0.5, 1.0)
+    found = calibrated(changed(LOG, propensity=chances), replace(QUICK, miss=0.1)).result
+    assert found["reach"] is None
+    assert any("some stand for more than others" in text for text in found["warnings"])
+
+
 def test_what_a_measure_looks_at_must_be_there() -> None:
     with pytest.raises(InputError, match=r"disagreement looks at the column input\.kept"):
         calibrated(replace(LOG, inputs={}), replace(QUICK, measure=Disagreement()))

@@ -5,7 +5,7 @@ Pure functions of costs that a few trial requests have shown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from corella_edge.routing.load import touched
@@ -76,18 +76,20 @@ def smoothed(costs: Mapping[str, float], ratios: Mapping[str, float | None], can
 
 
 def affordable(
-    points: Sequence[Spot], costs: Mapping[str, float], budget: float, repeats: int, searches: bool
-) -> tuple[list[Spot], str]:
+    points: Sequence[Spot], costs: Mapping[str, float], budget: float, repeats: int, searches: bool,
+    begun: Collection[str] = (),
+) -> tuple[list[Spot], str]:  # fmt: skip
     """The points for which a budget has room with the least of requests, and a sentence about the others, or "".
 
-    What is left out is left out as a group, the least telling first; one at a time is always measured.
+    What is left out is left out as a group, the least telling first; one at a time is always measured, and so are the
+    groups of which an interrupted run has measured something (`begun`).
     """
     kept, dropped, spent, whole = list[str](), list[str](), 0.0, 0.0
     groups = _groups(points)
     for name in (name for name in PRIORITY if name in groups):
         seconds = _least(name, repeats, searches) * sum(_seconds(spot, costs[spot.threshold]) for spot in groups[name])
         whole += seconds
-        if not kept or spent + seconds <= budget:
+        if not kept or name in begun or spent + seconds <= budget:
             kept, spent = [*kept, name], spent + seconds
         else:
             dropped.append(name)

@@ -85,7 +85,7 @@ def chosen(result: Result, found: Sequence[Point]) -> tuple[Point | None, str]:
     """The point that the report leads with and why: the knee of the quality, else the largest share within the
     objective, else 5 %."""
     if result.quality.knee is not None:
-        return shown.matching(found, result.quality.knee), "the knee of the curve"
+        return shown.matching(found, result.quality.knee), "the knee of the curve, chosen on these rows"
     limit = shown.objective(result.settings.slo)
     held = [point for point in found if limit and (_percentile(point, limit[0]) or limit[1] + 1) <= limit[1]]
     return (held[-1], "the largest share within the objective") if held else (shown.matching(found, 0.05), "near 5 %")

@@ -96,3 +96,10 @@ def test_what_a_budget_has_no_room_for_is_left_out_and_said() -> None:
     )
     enough = float(short.rpartition("at least ")[2].removesuffix(" s"))
     assert affordable(every(), slow, enough + 1, 3, True) == (every(), "")
+
+
+def test_what_an_interrupted_run_has_begun_is_never_left_out() -> None:
+    slow = dict.fromkeys(THRESHOLDS, 2.0)
+    points, short = affordable(every(), slow, 300.0, 3, True, {"random"})
+    assert {group(spot) for spot in points} == {"single", "random"}
+    assert "no room for: Server, returning users, Offline; all" in short
