@@ -18,7 +18,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FOLDER, SUFFIX = "adapters/", ".gguf"
 MAX_ADAPTERS = 256  # of one bundle
 MAX_WEIGHT = 10.0  # of either sign: 1 is what was trained, 0 nothing of it
-# Name and weight of each adapter that counts, sorted by name: equal ones give equal scores. Empty: the LLM alone.
+# Name and weight of each adapter that counts, sorted by name. Equal ones give equal scores, in one process to the last
+# bit. Empty: the LLM alone.
 Weights = tuple[tuple[str, float], ...]
 ALONE: Weights = ()
 
@@ -97,9 +98,10 @@ class Adapters:
         Raises:
             InputError: a name that the bundle has not.
         """
-        if not self.names and not request.adapters:
+        if not self.names and request.adapters is None:
             return request
-        return replace(request, adapters=dict(self.weights(request.adapters)))
+        weights = self.weights(request.adapters)
+        return replace(request, adapters=dict(weights) if self.names else None)
 
     def _known(self) -> str:
         return f"which has {', '.join(self.names)}" if self.names else "which has none"

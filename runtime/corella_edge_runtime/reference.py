@@ -76,12 +76,13 @@ def _of_adapters(bundle: Bundle) -> dict[str, float]:
     """What verification.json allows each adapter that has a tolerance of its own."""
     told = bundle.json("verification.json").get("adapters")
     rows = told if isinstance(told, dict) else {}
-    found = {name: row.get("tolerance") for name, row in rows.items() if isinstance(row, dict)}
-    return {
-        name: float(value)
-        for name, value in found.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value <= 1.0
-    }
+    found = {name: row["tolerance"] for name, row in rows.items() if isinstance(row, dict) and "tolerance" in row}
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+            raise BundleError(
+                f'verification.json: "tolerance" of the adapter {name!r:.80} must be a number from 0 to 1'
+            )
+    return {name: float(value) for name, value in found.items()}
 
 
 def compare(engine: Engine, tell: Callable[[int, int], None] = lambda done, of: None) -> ReferenceCheck:
@@ -115,6 +116,9 @@ def _adapters(engine: Engine, rows: Sequence[Reference], allowed: Tolerance, res
     """A line for every row whose P(Yes) by a further adapter is too far from the trained one's. One adapter after the
     other: each turn to another one costs."""
     names = engine.adapters.names if engine.llm is not None else ()
+    held = {name for row in rows for name in row.adapters}
+    for name in sorted(held - {*engine.adapters.names}):
+        yield f"{FILE}: the adapter {name} is not in the bundle"
     for name, (number, row) in product(names, enumerate(rows, 1)):
         if name not in row.adapters:
             continue

@@ -116,6 +116,17 @@ def test_an_earlier_bundle_opens_and_one_with_adapters_says_its_format(bundle: P
     assert json.loads((bundle / "manifest.json").read_text())["format_version"] == 2
 
 
+def test_a_row_of_an_adapter_that_is_not_there_is_told(bundle: Path, tmp_path: Path) -> None:
+    one = damaged(bundle, tmp_path / "one")
+    rows = [json.loads(line) for line in (one / "reference.jsonl").read_text().splitlines()]
+    lines = [json.dumps({**row, "adapters": {"x": 0.5}}) for row in rows]
+    (one / "reference.jsonl").write_text("\n".join(lines) + "\n")
+    reseal(one)
+    with Engine.open(one, llm="thread", **ONE) as engine:
+        problems = compare(engine).problems
+    assert "reference.jsonl: the adapter x is not in the bundle" in problems
+
+
 def damaged(bundle: Path, out: Path) -> Path:
     return Path(shutil.copytree(bundle, out))
 

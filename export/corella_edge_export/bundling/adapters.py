@@ -43,6 +43,8 @@ def check_runs(run: Run, name: str, added: Mapping[str, Run]) -> None:
         "--adapter separate": run,
         **{f"--add {name}": other for name, other in added.items()},
     }.items():
+        if not other.recipe.trains_llm:
+            raise InputError(f"{label}: {other.folder} has trained no LLM, so there is no adapter of it")
         if other.recipe.llm.source != "checkpoint":
             raise InputError(
                 f"{label}: {other.folder} trained an LLM from scratch: there is no LLM that it would share"

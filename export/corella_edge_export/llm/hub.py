@@ -105,6 +105,8 @@ def fetch(wanted: HubId, out: Path, say: Say, patience: float = 0.0) -> list[Pat
                 check_free(out)
                 _fetch(wanted, out, parts, say)
         except InputError:
+            if (out / SOURCE).is_file():  # it is complete: what an earlier fetch has left is not needed
+                shutil.rmtree(parts, ignore_errors=True)
             with suppress(OSError):  # of a folder that holds the beginnings of files
                 parts.rmdir()
             raise
@@ -186,9 +188,11 @@ def _weights(wanted: HubId, names: Collection[str], folder: Path) -> list[str]:
 
 def _receive(wanted: HubId, file: Listed, parts: Path, say: Say) -> None:
     """Bring a file into `parts`, whole and as the hub states it. Raises InputError if it is another one."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    # Its other protocol raises errors of its own kind, and begins anew what was interrupted.
+    constants.HF_HUB_DISABLE_XET = True
     if not sys.stderr.isatty():
         disable_progress_bars()
     say(f"{file.name}: {file.size / 2**20:,.1f} MiB")

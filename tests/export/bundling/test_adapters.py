@@ -234,6 +234,7 @@ def test_runs_that_cannot_stand_beside_are_refused_before_any_work(
         "was trained on other prompts": prompt,
         "was trained with other codes of items": changed(second, codes=CodesRecipe(bits=8)),
         "trained an LLM from scratch": changed(second, source="scratch"),
+        "has trained no LLM": changed(second, epochs=0),
     }
     for message, run in wrong.items():
         with pytest.raises(InputError, match=f"--add x: .*{message}"):

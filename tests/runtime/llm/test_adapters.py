@@ -256,6 +256,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no type": ({"adapter.type": None}, "it lacks adapter.type"),
     "no scale": ({"adapter.lora.alpha": np.float32(0)}, "adapter.lora.alpha is 0.0"),
     "an endless scale": ({"adapter.lora.alpha": np.float32(np.inf)}, "adapter.lora.alpha is inf"),
+    "a scale that could leave the numbers": (
+        {"adapter.lora.alpha": np.float32(1e6)},
+        "adapter.lora.alpha is 1000000.0",
+    ),
+    "a key with an end inside": ({"split.count\0": 2}, r"the name 'split\.count\\x00' holds a NUL"),
     "a whole number for the scale": ({"adapter.lora.alpha": 8}, "adapter.lora.alpha is 8"),
     "begins at certain tokens": ({"adapter.alora.invocation_tokens": 1}, "adapter.alora.invocation_tokens is 1"),
     "a part": ({"split.count": 2}, "split.count is 2"),

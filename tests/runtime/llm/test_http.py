@@ -346,6 +346,7 @@ def test_llama_server_is_told_the_weight_of_every_adapter_with_each_prompt(serve
         server.asked.clear()
         assert reasons(backend.submit(Prompts.of(ROWS[:1]).by(by))) == [""]
         assert {entry["id"]: entry["scale"] for entry in server.asked[0][2]["lora"]} == scales
+        assert server.asked[0][2]["cache_prompt"] is False
     backend.close()
 
 

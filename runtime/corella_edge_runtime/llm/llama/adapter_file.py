@@ -19,7 +19,8 @@ import numpy as np
 from corella_edge_runtime.llm.llama.gguf_head import F32, TEXT, U32, GgufHead, counts, entries, read_head, shown, tensor
 
 MAX_RANK = 4096
-_ALIGNMENT = 32
+MAX_ALPHA = 65536.0  # times the largest weight of a request it is still far from what a float32 holds
+_ALIGNMENT, _NVFP4 = 32, 40
 _NAME = re.compile(rb"(blk\.\d{1,3}\.(?:attn_(?:q|k|v|output)|ffn_(?:gate|up|down))\.weight)\.lora_([ab])")
 # Numbers of GGUF's types of tensors → ours, and numpy's.
 _TYPES: dict[int, tuple[str, np.dtype[Any]]] = {0: ("F32", np.dtype("<f4")), 1: ("F16", np.dtype("<f2"))}
@@ -37,7 +38,8 @@ class AdapterBase:
     """What an adapter has to fit.
 
     Attributes:
-        shapes: tensor → numbers in a row, rows; of two dimensions alone.
+        shapes: tensor → numbers in a row, rows; of two dimensions alone. Matrices in NVFP4 with a scale of their own
+            are left out: llama.cpp ends the process where an adapter changes them.
     """
 
     architecture: bytes
@@ -62,7 +64,12 @@ def _base(head: GgufHead) -> AdapterBase:
     tensors, keys = counts(head)
     _, architecture = entries(head, keys).get("general.architecture", (0, b""))
     found = [tensor(head) for _ in range(tensors)]
-    return AdapterBase(architecture, {name: (shape[0], shape[1]) for name, shape, *_ in found if len(shape) == 2})
+    scaled = {name.removesuffix(b".scale") + b".weight" for name, *_ in found if name.endswith(b".scale")}
+    return AdapterBase(
+        architecture,
+        {name: (shape[0], shape[1]) for name, shape, kind, _ in found
+         if len(shape) == 2 and not (kind == _NVFP4 and name in scaled)},
+    )  # fmt: skip
 
 
 def _check(head: GgufHead, base: AdapterBase) -> frozenset[str]:
@@ -90,7 +97,7 @@ def _check_keys(pairs: Mapping[str, tuple[int, Any]], architecture: bytes) -> No
     if kind != TEXT or own != architecture:
         raise ValueError(f"its architecture is {shown(own)}, the model's is {shown(architecture)}")
     kind, alpha = pairs[_ALPHA]
-    if kind != F32 or not 0.0 < alpha < math.inf:
+    if kind != F32 or not 0.0 < alpha <= MAX_ALPHA:
         raise ValueError(f"{_ALPHA} is {shown(alpha)}")
 
 

@@ -22,6 +22,7 @@ from corella_edge_runtime.llm.llama.gguf_head import (
     GgufHead,
     counts,
     entries,
+    plain,
     read_head,
     shown,
     tensor,
@@ -114,7 +115,7 @@ def _matrices(head: GgufHead) -> list[tuple[str, str, list[int]]]:
     """Of each matrix: its name, the name of its type, its shape."""
     tensors, keys = counts(head)
     for _ in range(keys):
-        head.text()
+        plain(head.text())
         head.value(head.take("I"))
     found = [tensor(head) for _ in range(tensors)]
     return [(name.decode("utf-8", "replace"), _type_of(name, kind), shape) for name, shape, kind, _ in found

@@ -98,11 +98,18 @@ def counts(head: GgufHead) -> tuple[int, int]:
     return tensors, keys
 
 
+def plain(name: bytes) -> bytes:
+    """A name as it is. llama.cpp reads one up to its first NUL, and would find another entry than was looked at."""
+    if b"\0" in name:
+        raise ValueError(f"the name {shown(name)} holds a NUL")
+    return name
+
+
 def entries(head: GgufHead, count: int) -> dict[str, tuple[int, Any]]:
     """Key → (value type, of an array's entries negative; value)."""
     found = {}
     for _ in range(count):
-        key, kind = head.text().decode("ascii", "replace"), head.take("I")
+        key, kind = plain(head.text()).decode("ascii", "replace"), head.take("I")
         value = head.value(kind)
         found[key] = value if kind == ARRAY else (kind, value)
     return found
@@ -110,7 +117,7 @@ def entries(head: GgufHead, count: int) -> dict[str, tuple[int, Any]]:
 
 def tensor(head: GgufHead) -> tuple[bytes, list[int], int, int]:
     """Name, shape (numbers in a row first), number of the type, where its numbers are among all tensors'."""
-    name, dimensions = head.text(), head.take("I")
+    name, dimensions = plain(head.text()), head.take("I")
     if not 1 <= dimensions <= _MOST_DIMENSIONS:
         raise ValueError(f"the tensor {shown(name)} has {dimensions} dimensions")
     shape = [head.take("Q") for _ in range(dimensions)]

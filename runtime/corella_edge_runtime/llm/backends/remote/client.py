@@ -283,6 +283,7 @@ class RemoteBackend:
         if self._adapters:  # all of them: without any, the server takes those that it was started with
             weights = dict(adapters)
             body["lora"] = [{"id": i, "scale": weights.get(name, 0.0)} for name, i in self._adapter_ids.items()]
+            body["cache_prompt"] = False  # the server's cache forgets by which adapters a prefix was computed
         status, said = await self._exchange("POST", self._flavour.path, body)
         if too_long(status, said):
             return [_TOO_LONG] * len(suffixes)
@@ -302,9 +303,12 @@ class RemoteBackend:
                 return answer.status_code, answer.json()
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 self._unreachable_until = time.monotonic() + self._limits.pause
+                self._context = None  # another server may come, with another context and other numbers of adapters
                 raise
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                if last:
+                if self._adapters:
+                    self._context = None
+                if last or (self._adapters and path == self._flavour.path):
                     raise
         raise AssertionError("the second try returns or raises")
 
