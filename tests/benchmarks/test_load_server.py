@@ -116,6 +116,7 @@ def test_a_server_that_does_not_start_says_where_its_log_is(tmp_path: Path) -> N
     assert "no such bundle" in (tmp_path / "serve.log").read_text()
 
 
+@pytest.mark.slow
 def test_the_spans_of_a_real_server_are_measured(tmp_path: Path) -> None:
     options = argparse.Namespace(
         bundle=make_bundle(tmp_path / "bundle", llm=False), log=tmp_path / "serve.log", serve=["--no-llm"], core=None,

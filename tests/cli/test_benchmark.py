@@ -94,6 +94,7 @@ def test_names_no_path_and_no_host(report, bundle):
     assert "/" + "root" not in everything
 
 
+@pytest.mark.slow
 def test_requests_as_they_are(corella, bundle, requests):
     found = result_of(corella("benchmark", bundle, "--requests", requests, "--ratios", "0,1", *GIVEN, "--json"))
     data = found.data

@@ -94,6 +94,7 @@ def test_a_bad_row_is_one_line(corella, crm_bundle, messages, tmp_path):
     assert not (tmp_path / "out.parquet").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(corella, crm_bundle, messages, tmp_path):
     source = tables.write(tmp_path / "in/a.parquet", tables.table_of(messages * 200))
     arguments = ["score", str(crm_bundle), str(source.parent), "--out", str(tmp_path / "out")]

@@ -37,7 +37,7 @@ def test_the_command_of_the_page_is_understood() -> None:
     command = cli.get_command(click.Context(cli), "export")
     assert command is not None
     given = command.make_context("export", words).params
-    assert (given["adapter"], given["added"], given["name"]) == ("separate", ("games=runs/games",), "films")
+    assert (given["adapter"], given["add"], given["name"]) == ("separate", ("games=runs/games",), "films")
 
 
 def test_the_requests_of_the_page_are_answered_as_it_shows(engine: Engine) -> None:

@@ -34,7 +34,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
-@pytest.mark.parametrize("examples", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("examples", [100])
 def test_schemathesis_finds_no_fault(served: Served, tmp_path: Path, examples: int) -> None:
     command = ["run", f"{served.url}/openapi.json", "--checks", CHECKS, "--max-examples", str(examples), "--seed", "1"]
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)

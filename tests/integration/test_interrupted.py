@@ -75,6 +75,7 @@ def export(tiny, out):
     return ["export", tiny.run, "--out", out, "--llm-type", "Q8_0", "--llm-type", "F16", *ONE]
 
 
+@pytest.mark.slow
 def test_killed_and_complete(tiny, tmp_path):
     """The quick one, with a shorter training; those below take more moments."""
     recipe = tmp_path / "short.toml"

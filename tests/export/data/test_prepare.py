@@ -268,6 +268,7 @@ def test_full_movielens(ml_1m: PreparedData) -> None:
     assert len((ml_1m.root / "requests.jsonl").read_text().splitlines()) == 1000
 
 
+@pytest.mark.slow
 def test_full_movielens_against_a_plain_recomputation(ml_1m: PreparedData) -> None:
     source = Path(os.environ["CORELLA_EDGE_TEST_DATA"]) / "ml-1m" / "ratings.dat"
     fields = [line.split("::") for line in source.read_text("latin-1").splitlines()]

@@ -169,6 +169,7 @@ def _gradients(recipe: Recipe, data: PreparedData, trained: Run) -> dict[str, to
     return {name: p.grad for name, p in llama.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 def test_interrupted_trainings_end_in_the_same_adapters(
     recipe: Recipe, data: PreparedData, trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,6 +184,7 @@ def test_one_file_without_scripts_whose_ids_are_unique(whole: Page) -> None:
     assert sum(tag == "style" for tag, _ in whole.tags) == 1
 
 
+@pytest.mark.slow
 def test_the_same_logs_make_the_same_bytes(tmp_path: Path) -> None:
     import matplotlib as mpl
 

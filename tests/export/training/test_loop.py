@@ -173,6 +173,7 @@ def test_a_break_at_any_write_is_made_good(tmp_path: Path, monkeypatch: pytest.M
         assert (result(folder), task.weights()) == whole, number
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on(whole: Any, tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "helpers" / "tiny_task.py"
     command = [sys.executable, str(script), str(tmp_path), "0.01"]

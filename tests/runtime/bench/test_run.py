@@ -132,6 +132,7 @@ def test_the_result_is_read_again_and_names_no_path(
     assert str(bundle.parent) not in (tmp_path / form.FILE).read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(engine: Engine, tmp_path: Path) -> None:
     settings = BenchSettings(thresholds=THRESHOLDS, candidates=5, budget=1.0, repeats=1, max_labelled=0,
                              scenarios=("single",), users=("new",))  # fmt: skip

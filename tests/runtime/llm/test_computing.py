@@ -103,6 +103,7 @@ def test_without_the_faster_kernels_everything_answers(broken: Break, bundle: Pa
     assert kept(environment) == {"Q4_0": PLAIN, "Q6_K": without_amx(OK)}
 
 
+@pytest.mark.slow
 def test_without_any_kernel_the_crm_is_alone_and_says_so(broken: Break, bundle: Path, requests: Path) -> None:
     environment, out = broken(EXTRA, PLAIN_KERNEL), requests.with_name("out.jsonl")
     done = corella(environment, "score", bundle, requests, "--out", out)
@@ -128,6 +129,7 @@ def test_without_any_kernel_the_crm_is_alone_and_says_so(broken: Break, bundle: 
     assert kept(environment) == {"Q4_0": NONE, "Q6_K": without_amx(OK)}
 
 
+@pytest.mark.slow
 def test_what_would_end_whoever_loads_it_ends_no_command(
     broken: Break, bundle: Path, requests: Path, tmp_path: Path
 ) -> None:

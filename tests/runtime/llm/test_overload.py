@@ -56,6 +56,7 @@ def check(run: Run, llm: Llm) -> None:
     assert llm.stats()["waiting_seconds"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["thread", "process"])
 def test_at_twice_the_load_the_llms_time_goes_into_answers_in_time(root: Path, kind: str) -> None:
     found: list[float] = []

@@ -240,6 +240,7 @@ def test_a_connection_that_says_nothing_is_closed_without_a_word(serve: Serve) -
     assert site.counters.timed_out == 2
 
 
+@pytest.mark.slow
 def test_a_later_request_of_a_kept_connection_has_no_more_time(serve: Serve) -> None:
     site = serve()
     with site.connect() as client:
@@ -512,6 +513,7 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off(serve: Serve, more: b
         assert site.counters.timed_out == 1
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_slowly_but_steadily_gets_all(serve: Serve) -> None:
     site = serve()
     received, began = 0, time.monotonic()

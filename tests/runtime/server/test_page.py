@@ -363,6 +363,7 @@ def test_the_time_line_names_the_steps_of_the_server(tab):
     assert all(width >= 2 for width in widths)
 
 
+@pytest.mark.slow
 def test_live_figures_are_asked_for_only_while_the_page_is_seen(tab):
     calls = []
     tab.on("request", lambda request: calls.append(request.url) if request.url.endswith("/page/live") else None)
@@ -380,6 +381,7 @@ def test_live_figures_are_asked_for_only_while_the_page_is_seen(tab):
         tab.evaluate(hide, False)
 
 
+@pytest.mark.slow
 def test_the_strip_says_that_nothing_answers_until_something_does(watched, tab):
     silent = tab.locator("#live.silent")
     assert silent.count() == 0
@@ -610,6 +612,7 @@ def test_every_term_is_explained_on_hover_and_at_the_end(tab):
         assert tab.locator("abbr").filter(has_text=word).first.get_attribute("title")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["#figures abbr >> nth=1", "#live abbr >> nth=0", ".why span[title] >> nth=0"])
 def test_what_is_told_on_hover_is_told_on_a_click_and_stays_while_figures_change(tab, place):
     asked(tab, lambda: slide(tab, 400))

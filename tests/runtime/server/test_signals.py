@@ -68,6 +68,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
         yield started
 
 
+@pytest.mark.slow
 def test_a_hangup_ends_nothing_at_any_moment(start: Callable[..., Process]) -> None:
     server = start(FAKE, json.dumps({"load_seconds": 1.0, "delay": 1.0}))
     server.send(*[signal.SIGHUP] * 3)

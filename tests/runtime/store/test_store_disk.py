@@ -145,6 +145,7 @@ def killed(path: Path, starts: dict[str, int], seconds: float) -> dict[str, int]
     return {thread: int(number) for thread, number in (line.split() for line in said.decode().splitlines())}
 
 
+@pytest.mark.slow
 def test_nothing_acknowledged_is_lost_and_nothing_doubled_by_kills(tmp_path: Path) -> None:
     path, rng = tmp_path / "users.db", random.Random(7)
     starts = {str(thread): 0 for thread in range(4)}

@@ -73,6 +73,7 @@ WAYS = [("seen-before", "popularity-before"), ("seen-before", "uniform"), ("cata
 From, Weight = Literal["seen-before", "catalogue"], Literal["popularity-before", "uniform"]
 
 
+@pytest.mark.slow
 @given(EVENTS, st.integers(1, 4), st.sampled_from(WAYS), st.integers(0, 3))
 @settings(deadline=None, max_examples=40)
 def test_every_negative_could_be_one_and_none_is_missing(

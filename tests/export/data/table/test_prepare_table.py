@@ -89,6 +89,7 @@ def many(folder: Path, rows: int) -> None:
         file.writelines(f"u{n % 997},i{n % 11},{1500000000 + n},{1 + n % 5}\n" for n in range(rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("said", "sign"), [("judging", signal.SIGKILL), ("writing", signal.SIGKILL),
                                             ("judging", signal.SIGINT)])  # fmt: skip
 def test_stopped_in_the_middle_nothing_is_there_and_a_second_start_works(
