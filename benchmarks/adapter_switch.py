@@ -4,7 +4,7 @@
 
 The bundle has two adapters or more. A prompt is `--prefix` random token ids of the user's and 24 of the candidate's.
 `new`: nothing is kept of the user. `returning`: the prefix is in the context. `changed`: it is kept, but another choice
-of adapters was asked in between, so that llama.cpp makes its graphs anew and the prefix is copied back.
+of adapters was asked in between, so that llama.cpp rebuilds its graphs and the prefix is copied back.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from corella_edge_export.crm.recipe import section_of
 from corella_edge_export.generic.choice import Choice, Table, by_rows, power_of_two, share, step
 from corella_edge_export.generic.facts import TOLD, Facts
 
-# From these on a transformer over the events is worth its weights. They rest on three data sets, of films all, the
+# From these on a transformer over the events is worth its weights. They rest on three data sets of one domain, the
 # smallest of 8,000 rows (docs/decisions.md has the figures).
 SEQUENCE_ROWS = 5_000  # training rows
 SEQUENCE_EVENTS = 20  # earlier events that nine in ten training rows have at most

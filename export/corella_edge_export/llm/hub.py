@@ -191,7 +191,7 @@ def _receive(wanted: HubId, file: Listed, parts: Path, say: Say) -> None:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    # Its other protocol raises errors of its own kind, and begins anew what was interrupted.
+    # Its other protocol raises its own kinds of errors, and starts an interrupted download from the beginning.
     constants.HF_HUB_DISABLE_XET = True
     if not sys.stderr.isatty():
         disable_progress_bars()

@@ -45,7 +45,6 @@ from corella_edge_export.crm.text_recipe import TextVectorsRecipe
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.llm import codes, tokenizer
 from corella_edge_export.llm import model as llm
-from corella_edge_export.llm.model import trained_tensors
 from corella_edge_export.llm.recipe import CodesRecipe, Precision
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_of_run, table_of
@@ -315,7 +314,7 @@ class Run:
 
 def load_into(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Copy trained tensors into a model's trainable parameters."""
-    own = trained_tensors(model)
+    own = llm.trained_tensors(model)
     for name, tensor in weights.items():
         own[name].copy_(tensor)
 

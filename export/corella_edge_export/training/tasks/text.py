@@ -18,7 +18,6 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import read_lines
 from corella_edge.prompt import Tokenize
 from corella_edge_export.llm import model as llm
-from corella_edge_export.llm.model import trained_tensors
 from corella_edge_export.llm.recipe import PlainTextRecipe
 from corella_edge_export.llm.tokenizer import segment_tokenizer
 from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
@@ -155,7 +154,7 @@ class TextTask:
         return {"perplexity": math.exp(total / len(self.valid))}
 
     def trainable(self) -> dict[str, Tensor]:
-        return trained_tensors(self.model)
+        return llm.trained_tensors(self.model)
 
     def groups(self) -> list[tuple[list[nn.Parameter], float]]:
         return whole(self.model)
