@@ -60,7 +60,7 @@ def served(place: Path, command: str) -> list[dict[str, Any]]:
 def run(place: Path, script: str) -> str:
     path = {"PATH": f"{place / 'bin'}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["bash", "-euc", script], cwd=place, env={**os.environ, **path}, capture_output=True, text=True, timeout=300
+        ["bash", "-euc", script], cwd=place, env={**os.environ, **path}, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -117,7 +117,7 @@ def _example(text: str) -> str:
 
 def test_an_objective_is_planned_and_kept(place: Path) -> None:
     plan, command = blocks(section(PAGE, "A latency objective"), "bash")
-    out = run(place, plan.replace("--out report", "--out report --llm-threads 1"))
+    out = run(place, plan.replace("--out report", "--out report --budget 20s --llm-threads 1"))
     assert out.count("users") >= 4
     assert "correlation within a request" in out
     answers = served(place, command.replace("p99=30ms", "p99=0.001ms").replace("ratio:0.2", "ratio:0.9"))
