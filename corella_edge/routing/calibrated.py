@@ -20,7 +20,7 @@ from corella_edge.metrics import Sampled, row_loss
 from corella_edge.routing.curve import Cost, HeldOut, curve, cut, knee, point, won
 from corella_edge.routing.decision import Reach
 from corella_edge.routing.decision_curve import in_report
-from corella_edge.routing.fit import BASE, LEAST_SHARE, choose, fit_fusion, fitting, without_llm
+from corella_edge.routing.fit import BASE, LEAST_SHARE, choose, fit_fusion, fitting, is_new, without_llm
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows
 from corella_edge.routing.measure import BY_ENTROPY, Measure, entropy
@@ -259,6 +259,11 @@ def _doubts(wanted: Wanted, bend: float | None, rows: LabelledRows, by_llm: Json
     ):
         found.append("what the policy gains is not shown to come from the LLM: the same fusion, fitted without its "
                      "answers, gains as much")  # fmt: skip
+    new = is_new(rows)
+    for name, of in (("known", ~new), ("new", new)) if wanted.fusion.new_items is not None else ():
+        if not unheard(rows, wanted.fusion) and unheard(rows.take(of), wanted.fusion):
+            found.append(f"the fusion gives the LLM's score no weight where the item is a {name} one: asking about "
+                         "such candidates changes nothing")  # fmt: skip
     if wanted.share is None and bend is None:
         found.append("no share of the earlier part gains any AUC by asking the LLM: the policy asks it about nothing")
     if wanted.miss is not None and asked < Reach.least(wanted.miss):

@@ -21,7 +21,7 @@ from corella_edge.routing.fit import (
     is_new,
     without_llm,
 )
-from corella_edge.routing.fusion import fuse
+from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.gate import NEW_ITEM, new_items
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.parts import FEW_USERS, by_time
@@ -139,3 +139,11 @@ def test_what_calibrate_reports_is_what_its_bundle_answers() -> None:
         assert losses[NEW_APART] < losses["stack"]
     assert told["new_items"]["told"].startswith("new items have weights of their own")
     assert fused(parts, QUICK, "stack")[1]["new_items"]["told"] == ""
+
+
+@pytest.mark.parametrize(("known", "new", "said"), [(1.0, 0.0, "new"), (0.0, 1.0, "known"), (1.0, 1.0, "")])
+def test_where_the_llm_has_no_weight_for_one_kind_of_items_that_is_told(known: float, new: float, said: str) -> None:
+    rule = Fusion("stack", (0.0, 1.0, known), new_items=(0.0, 1.0, new))
+    warnings = calibrated(LOG, replace(QUICK, fusion=rule)).result["warnings"]
+    told = [text for text in warnings if "gives the LLM's score no weight" in text]
+    assert [f"where the item is a {said} one" in text for text in told] == [True] * bool(said)

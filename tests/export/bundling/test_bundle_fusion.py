@@ -111,7 +111,8 @@ def test_weights_of_new_items_are_carried_where_they_are_the_best() -> None:
     """The LLM says of new items the opposite of what it says of others."""
     new = np.random.default_rng(0).random(len(VALID)) < 0.4
     valid = replace(VALID, llm=np.where(new, 1 - VALID.llm, VALID.llm))
-    log = replace(LOG, llm=valid.llm, inputs={NEW_ITEM: new.astype(np.float64)})
+    users = (np.arange(len(VALID)) % 100).astype(np.object_)
+    log = replace(LOG, llm=valid.llm, user=users, inputs={NEW_ITEM: new.astype(np.float64)})
     made = json.loads(json.dumps(routing("ratio:0.3", "best", valid, log), allow_nan=False))
     rule = parse_routing(made).fusion
     assert rule.weights is not None
