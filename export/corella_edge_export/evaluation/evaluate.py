@@ -199,8 +199,8 @@ def _beyond(engine: Engine) -> list[str]:
     if not (engine.routing.measure.needs or engine.fusion.needs):
         return []
     return [
-        "rows are ordered by the entropy, and the fusion rule goes without a gate's inputs; `calibrate --data` judges "
-        "the bundle's measure and rule"
+        "rows are ordered by the entropy, and the fusion rule goes without a gate's inputs and takes every item for a "
+        "known one; `calibrate --data` judges the bundle's measure and rule"
     ]
 
 
