@@ -59,6 +59,7 @@ def pages() -> dict[Path, str]:
         DOCS / "results.md": _filled(DOCS / "results.md", results),
         DOCS / "studies.md": study_page.page(RESULTS, PUBLISHED),
         DOCS / "quality.svg": picture.svg(RESULTS),
+        DOCS / "base-models.svg": base_models_page.svg(RESULTS),
         DOCS / "checkpoints.md": _filled(DOCS / "checkpoints.md", {"language-models": checkpoints_page.lines(RESULTS)}),
         DOCS / "cli.md": cli_page(),
         DOCS / "tree.md": tree_page.page(),
