@@ -160,17 +160,22 @@ def test_everything_that_a_figure_depends_on_is_said(measured: Result, page: str
         assert wanted in page
 
 
-def test_the_law_is_judged_by_a_p99_of_enough_requests_alone(measured: Result) -> None:
+@pytest.fixture(scope="module")
+def plenty() -> Result:
+    return made_up(requests=1200, labels=False)
+
+
+def test_the_law_is_judged_by_a_p99_of_enough_requests_alone(measured: Result, plenty: Result) -> None:
     few, enough = (report.markdown(one).partition("## The law against measurement")[2].partition("\n## ")[0]
-                   for one in (measured, made_up(requests=1200)))  # fmt: skip
+                   for one in (measured, plenty))  # fmt: skip
     assert "8 of 8 rows the p99, in parentheses, is of too few requests to judge the law by: it takes 1,000" in few
     assert re.search(r"\| 5 % \|.*\| \(\d+\.\d\) \| - \|", few)
     assert "too few" not in enough
     assert re.search(r"\| 5 % \|.*\| \d+\.\d \[\d+\.\d, \d+\.\d\] \| [+-]\d\.\d % \|", enough)
 
 
-def test_reports_of_earlier_versions_judged_the_law_by_every_other_request() -> None:
-    point = shown.headline(made_up(requests=1200))[3]
+def test_reports_of_earlier_versions_judged_the_law_by_every_other_request(plenty: Result) -> None:
+    point = shown.headline(plenty)[3]
     older = replace(point, law=replace(point.law, seen_p99=12.5, seen_touched=0.5))
     assert shown.judges_law(point)
     assert not shown.judges_law(older)
