@@ -149,19 +149,19 @@ def _report(
         if one.share is None:
             lines += [f"{KINDS[kind]}: no share holds; the base model alone has a {quantile} of "
                       f"{_ms(one.alone.at(quantile))}"]  # fmt: skip
-    lines += _too_few(quantile, found.requests)
+        lines += _too_few(kind, quantile, getattr(found, kind).requests)
     return [*lines, "", *(_of_policy(kind, policy, one, objective) for kind, one in answers.items())]
 
 
-def _too_few(quantile: str, requests: int) -> list[str]:
-    """That the quantile is read off a few slow requests."""
+def _too_few(kind: str, quantile: str, requests: int) -> list[str]:
+    """That a quantile is read off a few slow requests."""
     from corella_edge_runtime.bench.results.figures import needed
 
     wanted = needed(quantile.replace(".", ""))
     if requests >= wanted:
         return []
-    return [f"{requests:,} requests were measured at a share, at the least, and {quantile} takes {wanted:,}: times of "
-            "neighbouring shares stand in. A benchmark with a longer --budget tells more"]  # fmt: skip
+    few = f"{requests:,} requests were measured at a share, at the least, and {quantile} takes {wanted:,}"
+    return [f"{KINDS[kind]}: not sure, {few}; a benchmark with a longer --budget tells more"]
 
 
 def _row(kind: str, found: Measured, one: LargestShare, quantiles: tuple[str, ...]) -> tuple[str, ...]:

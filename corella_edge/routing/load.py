@@ -51,6 +51,7 @@ class Box:
         crm_times: of a request that asks nothing, over `crm`.
         llm_times: by rising share, of the LLM's part of a request that asks, over prefix + suffix · asked of the same
             rank among those that ask; between shares each quantile is interpolated.
+        requests: that were measured at each share, at the least.
     """
 
     crm: float
@@ -58,6 +59,7 @@ class Box:
     suffix: float
     crm_times: Times = ()
     llm_times: tuple[tuple[float, Times], ...] = ()
+    requests: int = 0
 
     def times(self, share: float) -> Times:
         """Of the LLM's part at a share."""

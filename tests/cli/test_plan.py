@@ -47,7 +47,7 @@ def test_the_costs_and_the_correlation_of_a_machine_are_found_again() -> None:
     assert [one for _, one in found.correlations] == pytest.approx([TRUE.correlation] * 5, rel=0.35)
     assert found.warm.prefix == pytest.approx(TRUE.prefix - PREFIX_TOKENS / SPEED, rel=0.2)
     assert found.ratio(found.share(0.07)) == pytest.approx(0.07)
-    assert found.requests == 4000
+    assert (found.cold.requests, found.warm.requests) == (4000, 4000)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
@@ -95,9 +95,9 @@ def test_it_says_that_none_does(place: Path) -> None:
 
 def test_it_says_that_too_few_requests_were_measured_for_the_quantile(place: Path) -> None:
     args = ("plan", place / "bundle", "--benchmark", place / "benchmark.json", "--qps", "5", "--slo")
-    assert "takes" not in succeed(*args, "p99=20ms").out
+    assert "not sure" not in succeed(*args, "p99=20ms").out
     assert (
-        "4,000 requests were measured at a share, at the least, and p99.9 takes 10,000"
+        "new users: not sure, 4,000 requests were measured at a share, at the least, and p99.9 takes 10,000"
         in succeed(*args, "p99.9=30ms").out
     )
 

@@ -81,14 +81,12 @@ class Measured:
     Attributes:
         cold, warm: costs of a request of a user whose prompt's beginning is not kept, and is.
         correlations: within a request, of being asked, by share.
-        requests: measured at each share, at the least.
         ratios, shares: float64 [k], ascending: the shares asked for, and those that came of it.
     """
 
     cold: Box
     warm: Box
     correlations: Correlations
-    requests: int
     ratios: tuple[float, ...]
     shares: tuple[float, ...]
 
@@ -169,8 +167,7 @@ def fitted(
         warm = _box(*_parts(returning), correlations)
     named = sorted((row.ratio, row.share) for row in (alone, *hit) if row.ratio is not None)
     shares = np.maximum.accumulate([share for _, share in named])
-    fewest = min(row.requests for row in (alone, *hit))
-    return Measured(cold, warm, correlations, fewest, tuple(ratio for ratio, _ in named), tuple(shares.tolist()))
+    return Measured(cold, warm, correlations, tuple(ratio for ratio, _ in named), tuple(shares.tolist()))
 
 
 def _parts(rows: Sequence[MeasuredShare]) -> tuple[MeasuredShare, list[MeasuredShare]]:
@@ -193,7 +190,11 @@ def _box(alone: MeasuredShare, hit: Sequence[MeasuredShare], correlations: Corre
     touched_shares, asked = _asked(hit)
     seconds = np.array([max(0.0, row.mean - alone.mean) for row in hit])
     prefix, suffix = costs(touched_shares, asked, seconds)
-    plain = Box(alone.p50, prefix, suffix, tuple(time / max(alone.p50, 1e-9) for time in alone.times))
+    times, fewest = (
+        tuple(time / max(alone.p50, 1e-9) for time in alone.times),
+        min(row.requests for row in (alone, *hit)),
+    )
+    plain = Box(alone.p50, prefix, suffix, times, requests=fewest)
     relative = [_relative(plain, row, correlations) for row in hit]
     return replace(plain, llm_times=tuple((row.share, _pooled(hit, relative, i)) for i, row in enumerate(hit)))
 

@@ -80,8 +80,8 @@ def test_a_share_of_few_requests_borrows_the_times_of_its_neighbours() -> None:
 
 def test_the_fewest_requests_of_a_share_are_told(cold: Measured) -> None:
     few = rows(KnownMachine(), 100)
-    assert slo.fitted(few).requests == 100
-    assert cold.requests == 6000
+    assert slo.fitted(few).cold.requests == 100
+    assert cold.cold.requests == 6000
 
 
 KEPT = sorted((Path(__file__).parents[4] / "benchmarks/results").glob("*/benchmark-*/benchmark.json"))
