@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from corella_edge_runtime.bench.results.slo import LargestShare, Measured
 
 KINDS = {"cold": "new users", "warm": "returning users"}
-RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of a measurement of its own, and of a correlation
+RATIOS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)  # of a measurement of its own, and of a correlation
 LONGEST = 0.05  # seconds between two requests of a measurement, in the mean; by then the processor's caches are cold
 LEAST_REQUESTS = 30  # of a log, for a correlation
 HEAD = ("", "largest share", "as threshold", "requests that ask", "LLM at work")
