@@ -270,7 +270,7 @@ def test_pieces_of_a_gguf_are_joined_as_llama_cpp_joins_them(tmp_path: Path, fir
 
 
 def test_a_folder_that_names_no_class_is_read_as_its_tokenizer_json_says(tmp_path: Path) -> None:
-    """transformers would take Llama's class for a Llama, which adds three tokens and cuts texts as SentencePiece does."""
+    """transformers would take the class of Llama, which adds three tokens and cuts texts as SentencePiece does."""
     copy_tokenizer("smollm2", tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2}))
