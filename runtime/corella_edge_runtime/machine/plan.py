@@ -79,7 +79,7 @@ class PlanCrm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PlanLlm(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The variant; `LlmSettings` as JSON; the weights of the adapters that it was measured with; what asking costs so: a
+    """The variant; `LlmSettings` as JSON; the weights of the adapters it was measured with; what asking costs so: a
     request's first candidate, and each further one."""
 
     file: FileName
