@@ -107,9 +107,9 @@ class _Tuning:
 
     def _check_adapters(self) -> None:
         """Raises BundleError for one that is damaged, ComputeError where llama.cpp does not compute with its types."""
-        base = base_of(self.bundle.path(LLM_FILE)) if self.by else None
-        for path in self._adapters.values() if base else ():
-            if (verdict := trust.judge(sorted(check_adapter(path, base)))).kernels == trust.NONE:
+        for path in self._adapters.values():
+            kinds = check_adapter(path, base_of(self.bundle.path(LLM_FILE)))
+            if (verdict := trust.judge(sorted(kinds))).kernels == trust.NONE:
                 raise ComputeError(f"{path.name}: {verdict.sentence}")
 
     def _read_prompts(self, catalog: Catalog, found: Sequence[Request]) -> bool:
