@@ -61,18 +61,15 @@ def note_precision(recipe: Recipe) -> None:
 
 
 def with_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
-    """The recipe with its checkpoint in `folder`, where that is given; else fetched, where a hub id names it.
+    """The recipe with its checkpoint in `folder`, where that is given; what else hub ids name is fetched.
 
     Raises:
         InputError: a recipe that trains from scratch, or a hub that cannot be reached.
     """
     from corella_edge_export.llm import hub
-    from corella_edge_export.recipe import at_checkpoint
+    from corella_edge_export.recipe import at_checkpoint, fetched
 
-    path = recipe.llm.path
-    if folder is None and path.startswith(hub.PREFIX):
-        folder = hub.at_hand(hub.parse(path), talk.say)
-    return at_checkpoint(recipe, folder)
+    return fetched(at_checkpoint(recipe, folder), lambda path, key: hub.at_hand(path, key, talk.say))
 
 
 json_option = click.option("--json", is_flag=True, help="One JSON object instead of text.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,9 @@ DEFAULT_TYPE = "Q8_0"
               "which requests ask for by its NAME. Repeat for more.")  # fmt: skip
 @click.option("--recipe", help="Take the [export] section of this recipe (a name or file) instead of the run's, and "
               "with --llm-gguf the [prompt], which a trained LLM knows otherwise.")  # fmt: skip
-@click.option("--llm-threads", type=ThreadCount(), help="Threads of the LLM. Default: all cores but one.")
+@click.option("--llm-threads", type=ThreadCount(),
+              help="Threads of the LLM; from two on, half of them are the calibration's, which runs beside the other "
+              "checks. Default: all cores.")  # fmt: skip
 @checkpoint_option
 def export(
     run: Path, data: Path | None, out: Path, llm_type: tuple[str, ...], name: str, bundle_version: str,
@@ -100,9 +103,9 @@ def export(
     from corella_edge_export.bundling.write import ExportOptions
     from corella_edge_export.bundling.write import export as write
     from corella_edge_export.training.run import Run, data_of
-    from corella_edge_runtime.machine.threads import llm_default
+    from corella_edge_runtime.machine.threads import llm_alone
 
-    threads = llm_threads or llm_default()
+    threads = llm_threads or llm_alone()
     runs = {name: Run.open(place, data_of(place, None), checkpoint) for name, place in others.items()}
     options = ExportOptions(
         llm_type or _all_types(), name, bundle_version, not no_sample, crm_int8, fusion, measure, threads, not no_llm,
@@ -111,7 +114,9 @@ def export(
     opened = Run.open(run, data_of(run, data), None if ready else checkpoint)
     if recipe is not None:
         opened.recipe = _with_sections(opened.recipe, recipe, ready is not None)
-    bundle = write(opened, out, options, lambda message: talk.say(f"{message} …"))
+    began = time.monotonic()
+    bundle = write(opened, out, options, talk.say)
+    talk.say(f"exported in {time.monotonic() - began:.0f} s")
     size = sum(entry.size for entry in bundle.manifest.files.values())
     for note in opened.data.info.get("notes", []):
         click.echo(f"note: {note}")

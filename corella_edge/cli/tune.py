@@ -32,8 +32,8 @@ def tune(bundle: Path, plan: Path | None, seconds: float) -> None:
     """Measure which files and settings of BUNDLE are fastest on this machine, and write its plan.
 
     Variants that lose accuracy (by the bundle's own figures) are not tried; what is not clearly faster does not
-    replace the default. BUNDLE itself is never changed; Ctrl-C leaves an earlier plan as it was. With -q only the
-    plan's path is printed.
+    replace the default. An LLM with adapters is measured with those that answer where a request names none. BUNDLE
+    itself is never changed; Ctrl-C leaves an earlier plan as it was. With -q only the plan's path is printed.
     """
     from corella_edge_runtime.machine import plan as plans
     from corella_edge_runtime.tune.run import tune as run
@@ -91,6 +91,9 @@ def _lines(plan: Plan) -> Iterator[str]:
         settings = plan.llm.settings
         cores = _cores(tuple(settings["cores"]))
         yield f"LLM: {plan.llm.file}, {settings['threads']} thread(s){cores}, batch {settings['batch']}"
+        if plan.llm.adapters:
+            shown = ", ".join(f"{name} ({weight:g})" for name, weight in plan.llm.adapters.items())
+            yield f"measured with the adapters that answer where a request names none: {shown}"
         if plan.llm.ask_ms is not None:
             yield "asking it: {:.1f} ms for a request's first candidate, {:.1f} ms for each further one".format(
                 *plan.llm.ask_ms

@@ -222,6 +222,24 @@ def at_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
     return replace(recipe, llm=replace(recipe.llm, path=str(folder.resolve())))
 
 
+def fetched(recipe: Recipe, at_hand: Callable[[str, str], str]) -> Recipe:
+    """The recipe with its models on this machine. `at_hand`: a path and its key → the path here."""
+    llm, crm = recipe.llm, recipe.crm
+    text = replace(crm.text, path=at_hand(crm.text.path, f"recipe {recipe.name}, crm, text, path"))
+    llm = replace(llm, path=at_hand(llm.path, f"recipe {recipe.name}, llm, path"))
+    return replace(recipe, llm=llm, crm=replace(crm, text=text))
+
+
+def _check_path(path: str, where: Place, file: bool = True) -> None:
+    """Raises RecipeError for an id of the hub that is none; `file`: whether it may be of a GGUF file."""
+    try:
+        found = hub.parse(path) if hub.is_id(path) else None
+    except InputError as error:
+        raise RecipeError(f"{where}: {error}") from None
+    if found and found.file and not file:
+        raise RecipeError(f"{where}: {path}: a sentence encoder is no GGUF file; leave {found.file} out of the id")
+
+
 def _check_crm(crm: CrmRecipe, where: Place) -> None:
     known = ", ".join(map(repr, FAMILIES))
     checked(crm.kind, crm.kind in FAMILIES, where.at("kind"), f"one of {known}", meant(crm.kind, FAMILIES))
@@ -235,6 +253,7 @@ def _check_crm(crm: CrmRecipe, where: Place) -> None:
         raise RecipeError(f"{where.at('features')}: {problem}")
     for problem in crm.text.problems():
         raise RecipeError(f"{where.at('text')}: {problem}")
+    _check_path(crm.text.path, where.at("text", "path"), file=crm.text.source == "llm")
     if crm.text.tuned and crm.members > 1:
         raise RecipeError(f"{where.at('text', 'tuned')}: a bundle has one table of vectors, so members must be 1")
     if crm.text.map_start == "cosine" and not crm.family.multiplies:
@@ -281,11 +300,7 @@ def _check_llm(llm: LlmRecipe, where: Place) -> None:
         return
     if not llm.path:
         raise RecipeError(f"{where}: llm.source is 'checkpoint', so llm.path must name its directory")
-    if llm.path.startswith(hub.PREFIX):
-        try:
-            hub.parse(llm.path)
-        except InputError as error:
-            raise RecipeError(f"{where.at('llm', 'path')}: {error}") from None
+    _check_path(llm.path, where.at("llm", "path"))
     if llm.whole_items or llm.text.files:
         raise RecipeError(f"{where}: llm.whole_items and llm.text are for a model from scratch")
 

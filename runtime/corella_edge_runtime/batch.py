@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Tally:
     """What has been scored so far, of `total` requests; `kept` were there from an interrupted run.
 
-    strict: some of the requests are, or select what is ranked, so that `check_all` has to look at them.
+    strict: some of the requests are, or select what is ranked, or ask adapters, so that `check_all` looks at them.
     noted: requests about which there is something to tell; `note`: the first such sentence.
     """
 
@@ -89,7 +89,7 @@ def check_requests(source: TextFile) -> Tally:
     tally = Tally()
     for request in read_lines(source, parse_checked):
         tally.total += 1
-        tally.strict |= request.strict or request.selection is not EVERYTHING
+        tally.strict |= request.strict or request.selection is not EVERYTHING or request.adapters is not None
     return tally
 
 

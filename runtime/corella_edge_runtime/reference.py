@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 
+from corella_edge.adapters import Adapters
 from corella_edge.bundle.artefact import TEXT_REFERENCE, Bundle
 from corella_edge.errors import BundleError, InputError
 from corella_edge.features.derived import Floats
@@ -119,6 +120,8 @@ def _adapters(engine: Engine, rows: Sequence[Reference], allowed: Tolerance, res
     held = {name for row in rows for name in row.adapters}
     for name in sorted(held - {*engine.adapters.names}):
         yield f"{FILE}: the adapter {name} is not in the bundle"
+    for name in unheld(rows, engine.adapters):
+        yield f"{FILE}: no row is of the adapter {name}, so nothing tells whether it answers here as it was trained"
     for name, (number, row) in product(names, enumerate(rows, 1)):
         if name not in row.adapters:
             continue
@@ -128,6 +131,17 @@ def _adapters(engine: Engine, rows: Sequence[Reference], allowed: Tolerance, res
         most = allowed.adapters.get(name, allowed.llm)
         if not abs(found - trained) <= most:
             yield f"{FILE} row {number}: adapter {name} gives {found:.5f}, trained {trained:.5f} (at most {most:g})"
+
+
+def unheld(rows: Iterable[Reference], adapters: Adapters) -> list[str]:
+    """Adapters of a bundle that none of its reference rows is of. A row's `llm` is by the bundle's default, which is of
+    an adapter only where that one counts alone, as it was trained."""
+    held: set[str] = set()
+    for row in rows:
+        held.update(row.adapters)
+        if row.llm is not None:
+            held.update(name for name in adapters.names if adapters.default == ((name, 1.0),))
+    return [name for name in adapters.names if name not in held]
 
 
 def read_texts(bundle: Bundle) -> list[tuple[str, Floats]]:

@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from bundles import reseal
+from bundles import make_bundle, reseal, write_adapter
 from corella_edge.bundle.artefact import Bundle, sha256
 from corella_edge.routing.policy import AskCost
 from corella_edge_runtime.engine import Engine
@@ -26,6 +27,7 @@ from corella_edge_runtime.llm.llama.trust import Verdict
 from corella_edge_runtime.machine import plan as plans
 from corella_edge_runtime.machine.threads import Machine, read_machine
 from corella_edge_runtime.setup import check_plan, fingerprint
+from corella_edge_runtime.tune import decide, measure
 from corella_edge_runtime.tune.run import tune
 
 BRIEF = ("--seconds", "0")
@@ -238,3 +240,26 @@ def test_ctrl_c_leaves_the_earlier_plan(bundle, tmp_path) -> None:
     assert "Traceback" not in told
     assert path.read_text() == "earlier"
     assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["p.json"]
+
+
+def test_an_llm_is_measured_with_the_adapters_that_answer_by_default(corella, tmp_path, monkeypatch) -> None:
+    asked: list[object] = []
+    opened = measure.open_scorer
+
+    def watched(spec: Any) -> Any:
+        model, scorer = opened(spec)
+        score = scorer.score
+        monkeypatch.setattr(scorer, "score", lambda prompts: asked.append(prompts.adapters) or score(prompts))
+        return model, scorer
+
+    monkeypatch.setattr(measure, "open_scorer", watched)
+    monkeypatch.setattr(decide, "BATCHES", (256,))
+    root = make_bundle(tmp_path / "bundle", adapters=("a", "b"))
+    plan, done = tuned(corella, root)
+    assert set(asked) == {(("a", 1.0),)}
+    assert plan.llm.adapters == {"a": 1.0}
+    assert "measured with the adapters that answer where a request names none: a (1)\n" in done.out
+    write_adapter(root / "adapters" / "a.gguf", np.random.default_rng(1), 64)
+    reseal(root)
+    other = corella("tune", root, *BRIEF)
+    assert (other.code, "a.gguf: not an adapter that this release can run" in other.err) == (3, True)

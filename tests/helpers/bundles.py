@@ -24,6 +24,7 @@ from corella_edge.routing.measure import entropy
 from corella_edge.routing.policy import Calibration
 from made_once import copy_of
 
+Json = dict[str, Any]
 GENRES = ["Action", "Comedy", "Drama"]
 ITEMS, USERS, ROWS, WINDOW = 40, 30, 240, 5
 TEMPLATE = Template(history_lines=4, block=2)
@@ -51,13 +52,12 @@ def _make(
         crm = _crm_scores(folder, schema, catalog, rows)
         chosen = [*range(63), _row_without_text(rows)]
         _write_adapters(folder, adapters, 32 if llm_type == "F32" else 256)
-        asked = [(None, None)] * 64
+        asked: list[Json] = [{"prompt": None, "llm": None}] * 64
         if llm:
-            asked = _write_llm(folder, catalog, [rows[i] for i in chosen], rng, llm_type, adapters[:1])
+            asked = _write_llm(folder, catalog, [rows[i] for i in chosen], rng, llm_type, adapters)
         labels = (rng.random(len(rows)) < crm).astype(int).tolist()
         _lines(folder / "reference.jsonl", [
-            {"request": rows[i], "crm": float(crm[i]), "prompt": prompt, "llm": yes}
-            for i, (prompt, yes) in zip(chosen, asked, strict=True)
+            {"request": rows[i], "crm": float(crm[i]), **answers} for i, answers in zip(chosen, asked, strict=True)
         ])  # fmt: skip
         if sample:
             pairs = zip(rows, labels, strict=True)
@@ -156,8 +156,9 @@ def _write_adapters(folder: Path, names: tuple[str, ...], width: int) -> None:
 def _write_llm(
     folder: Path, catalog: Catalog, rows: list[dict[str, Any]], rng: np.random.Generator, llm_type: str,
     adapters: tuple[str, ...],
-) -> list[tuple[list[int] | None, float | None]]:  # fmt: skip
-    """llm.gguf and prompt.json; each row's prompt and P(Yes), one prompt a decode."""
+) -> list[Json]:  # fmt: skip
+    """llm.gguf and prompt.json; each row's prompt and P(Yes), by the first adapter and by each further one, a prompt at
+    a time."""
     from corella_edge_runtime.llm.contract.messages import Prompt, Prompts
     from corella_edge_runtime.llm.llama.binding import Model, quantize
     from corella_edge_runtime.llm.llama.scorer import YesNoScorer
@@ -172,17 +173,18 @@ def _write_llm(
     data = {"template": TEMPLATE.to_json(), "tokens": {"yes": tokens.yes, "no": tokens.no, "bos": None}}
     (folder / "prompt.json").write_text(json.dumps(data), "utf-8")
     model = Model(folder / "llm.gguf", adapters={name: folder / "adapters" / f"{name}.gguf" for name in adapters})
-    by = tuple((name, 1.0) for name in adapters)
     prompts, scorer = PromptEncoder(TEMPLATE, catalog, model.tokenize, tokens), YesNoScorer(model, tokens)
-    found: list[tuple[list[int] | None, float | None]] = []
+    found: list[Json] = []
     for request in map(parse_request, rows):
         assert request.candidates
         prefix, suffix = prompts.prefix(request.user), prompts.suffix(request.candidates[0])
         if suffix is None:
-            found.append((None, None))
-        else:
-            answers = scorer.score(Prompts.of([Prompt(tuple(prefix), tuple(suffix))]).by(by))
-            found.append(([*prefix, *suffix], answers[0].probability))
+            found.append({"prompt": None, "llm": None})
+            continue
+        asked = Prompts.of([Prompt(tuple(prefix), tuple(suffix))])
+        usual, *further = [scorer.score(asked.by(by))[0].probability for by in [((n, 1.0),) for n in adapters] or [()]]
+        more = {"adapters": dict(zip(adapters[1:], further, strict=True))} if further else {}
+        found.append({"prompt": [*prefix, *suffix], "llm": usual, **more})
     scorer.close()
     model.close()
     return found

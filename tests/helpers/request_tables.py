@@ -15,7 +15,7 @@ def row_of(message: Json) -> Json:
     """The row that says what a JSON request says, as far as a table can."""
     user, candidates = message["user"], message.get("candidates")
     history = user.get("history")
-    row: Json = {name: message.get(name) for name in ("id", "threshold", "top_k", "timeout_ms")}
+    row: Json = {name: message.get(name) for name in ("id", "threshold", "top_k", "timeout_ms", "adapter")}
     row["user_id"] = user.get("id")
     row |= user.get("features", {})
     for column, name in (("history_items", "item"), ("history_ratings", "rating"), ("history_times", "time")):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bundles import make_bundle, reseal, write_adapter
 from corella_edge.bundle.artefact import Bundle
-from corella_edge.cli import cli
+from corella_edge.cli import cli, main
 from corella_edge.errors import BundleError, InputError
 from corella_edge.request import Request
 from corella_edge.request_message import parse_request
@@ -22,7 +25,7 @@ from corella_edge.scores import answer
 from corella_edge_runtime.control import ControlSettings
 from corella_edge_runtime.decisions import line
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.reference import compare
+from corella_edge_runtime.reference import compare, read, unheld
 
 ONE: dict[str, Any] = {"llm_threads": 1, "crm_threads": 1, "tuned": False, "threshold": "ratio:1"}
 CHOICES: list[dict[str, Any]] = [
@@ -131,6 +134,54 @@ def damaged(bundle: Path, out: Path) -> Path:
     return Path(shutil.copytree(bundle, out))
 
 
+def with_rows(bundle: Path, out: Path, change: Callable[[dict[str, Any]], dict[str, Any]], **default: float) -> Path:
+    """A copy whose reference rows are changed, and where given what answers by itself."""
+    one = damaged(bundle, out)
+    rows = [change(json.loads(line)) for line in (one / "reference.jsonl").read_text().splitlines()]
+    (one / "reference.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if default:
+        (one / "adapters.json").write_text(json.dumps({"adapters": ["a", "b"], "default": default}))
+    reseal(one)
+    return one
+
+
+def bare(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "adapters"}
+
+
+@pytest.mark.parametrize(
+    ("change", "default", "missing"),
+    [
+        (bare, {}, ["b"]),
+        (lambda row: {**row, "llm": None}, {}, ["a"]),
+        (bare, {"b": 1.0}, ["a"]),
+        (bare, {"a": 0.5}, ["a", "b"]),
+        (lambda row: row, {"a": 0.5, "b": 0.5}, ["a"]),
+        (lambda row: row, {}, []),
+    ],
+)
+def test_every_adapter_has_a_reference_row_or_is_named(
+    bundle: Path, tmp_path: Path, change: Any, default: dict[str, float], missing: list[str]
+) -> None:
+    one = with_rows(bundle, tmp_path / "one", change, **default)
+    assert unheld(read(Bundle.open(one)), Bundle.open(one).adapters()) == missing
+    with Engine.open(one, llm=None, **ONE) as engine:  # nothing has to be computed to see it
+        told = [problem for problem in compare(engine).problems if "no row is of" in problem]
+    assert [problem.split()[7].rstrip(",") for problem in told] == missing
+
+
+def test_verify_fails_where_an_adapter_has_no_row(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = with_rows(bundle, tmp_path / "one", bare)
+    with pytest.raises(SystemExit) as left:
+        main(["verify", str(one), "--llm-threads", "1"])
+    assert left.value.code == 3
+    shown = capsys.readouterr()
+    assert "reference.jsonl: no row is of the adapter b, so nothing tells whether it answers here" in shown.out
+    assert "too different from the reference in 1 place(s)" in shown.err
+
+
 def test_a_list_that_is_not_of_the_files_is_refused(bundle: Path, tmp_path: Path) -> None:
     one = damaged(bundle, tmp_path / "one")
     (one / "adapters.json").write_text(json.dumps({"adapters": ["a"], "default": {}}))
@@ -177,6 +228,76 @@ def test_a_successor_keeps_the_adapters(bundle: Path, tmp_path: Path) -> None:
         standalone_mode=False)  # fmt: skip
     assert Bundle.open(tmp_path / "next").adapters() == Bundle.open(bundle).adapters()
     assert Bundle.open(tmp_path / "next").manifest.format_version == 2
+
+
+def test_a_replaced_catalogue_has_rows_of_every_adapter(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").write_text("".join(f'{{"item": "n{i}", "title": "New {i}"}}\n' for i in range(9)))
+    cli(["catalog", "replace", str(bundle), str(tmp_path / "items.jsonl"), "--out", str(tmp_path / "next")],
+        standalone_mode=False)  # fmt: skip
+    with Engine.open(tmp_path / "next", require_llm=True, **ONE) as engine:
+        found = compare(engine)
+    assert (found.problems, [*found.adapters]) == ([], ["b"])
+
+
+def test_an_update_that_would_leave_an_adapter_without_a_row_is_refused(bundle: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line)["request"] for line in (bundle / "reference.jsonl").read_text().splitlines()]
+    seen = {event["item"] for row in rows[:-1] for event in row["user"]["history"]}
+    item = next(event["item"] for event in rows[0]["user"]["history"])
+
+    def only_the_first(row: dict[str, Any]) -> dict[str, Any]:
+        return row if row["request"] == rows[0] else bare(row)
+
+    one = with_rows(bundle, tmp_path / "one", only_the_first)
+    assert item in seen
+    (tmp_path / "items.jsonl").write_text(json.dumps({"item": item, "title": "Another Film"}) + "\n")
+    with pytest.raises(InputError, match=r"every row of reference\.jsonl of the adapter b has one of these items"):
+        cli(["catalog", "update", str(one), str(tmp_path / "items.jsonl"), "--out", str(tmp_path / "next")],
+            standalone_mode=False)  # fmt: skip
+    assert not (tmp_path / "next").exists()
+
+
+def table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    from request_tables import row_of, table_of, write
+
+    adapter = pa.array([row_of(row)["adapter"] for row in rows], pa.string())
+    return write(path, table_of(rows, adapter=adapter))
+
+
+def test_tables_name_an_adapter_in_a_column(bundle: Path, tmp_path: Path) -> None:
+    rows = [{"id": f"r{i}", "user": {"id": f"u{i}"}, "candidates": [{"item": "i1"}], **more}
+            for i, more in enumerate([{}, {"adapter": "a"}, {"adapter": "b"}])]  # fmt: skip
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--threshold", "ratio:1", "--deterministic", "--llm-threads", "1"]
+    for source, out in ((tmp_path / "in.jsonl", "out.jsonl"), (table(tmp_path / "in.parquet", rows), "out.parquet")):
+        cli(["score", str(bundle), str(source), "--out", str(tmp_path / out), *options], standalone_mode=False)
+    expected = [json.loads(row)["candidates"][0]["llm"] for row in (tmp_path / "out.jsonl").read_text().splitlines()]
+    found = pq.read_table(tmp_path / "out.parquet")["llm"].to_pylist()
+    assert found == expected
+    assert abs(found[1] - found[2]) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("adapters", "message"),
+    [
+        ((), "adapter: 'a' is no adapter of this bundle, which has none"),
+        (("b",), "adapter: 'a' is no adapter of this bundle, which has b"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_an_adapter_that_a_bundle_has_not_is_refused_before_the_first_row(
+    tmp_path: Path, adapters: tuple[str, ...], message: str, kind: str
+) -> None:
+    plain = make_bundle(tmp_path / "plain", adapters=adapters)
+    rows = [{"user": {"id": f"u{i}"}, "candidates": [{"item": "i1"}], **more} for i, more in enumerate([{}] * 9)]
+    rows.append({**rows[0], "adapter": "a"})
+    if kind == "parquet":
+        source, message = table(tmp_path / "in.parquet", rows), f"row 9 (from 0): {message}"
+    else:
+        source, message = tmp_path / "in.jsonl", "'a' is no adapter of this bundle"
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=re.escape(message)):
+        cli(["score", str(plain), str(source), "--out", str(tmp_path / f"out.{kind}")], standalone_mode=False)
+    assert not [*tmp_path.glob("out*")]
 
 
 def test_inspect_shows_the_adapters_and_which_answers(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,12 +84,12 @@ def add(job: Export, f16: Path, prompts: PromptEncoder) -> None:
     own = {"f16_whole": job.differences["llm_f16_whole"], "f16": job.differences["llm_f16"]}
     job.adapters[job.name] = {"rows": len(job.requests), **own, kind: job.differences[f"llm_{kind}"]}
     for name, run in job.options.added.items():
-        job.say(f"LLM: adapter {name} of {run.folder.name}, against transformers")
-        trained = run.llm()
-        expected = job.torch_scores(run, trained, job.sample.indices[job.reference])
-        path = _write(job, name, trained)
-        del trained
-        job.adapters[name] = _judged(job, f16, path, prompts, expected)
+        with job.stages.of(f"LLM: adapter {name} of {run.folder.name}, against transformers"):
+            trained = run.llm()
+            expected = job.torch_scores(run, trained, job.sample.indices[job.reference])
+            path = _write(job, name, trained)
+            del trained
+            job.adapters[name] = _judged(job, f16, path, prompts, expected)
         job.of_adapters[name] = expected
     known = Adapters(tuple(sorted(job.adapters)), ((job.name, 1.0),))
     job.write_json(bundle.ADAPTERS, known.to_json())
@@ -97,7 +97,7 @@ def add(job: Export, f16: Path, prompts: PromptEncoder) -> None:
 
 def _judged(job: Export, f16: Path, path: Path, prompts: PromptEncoder, expected: verify.Floats) -> Json:
     """How far the reference rows are from torch."""
-    chosen, threads, kind = [job.requests[i] for i in job.reference], job.options.threads, job.options.llm_types[0]
+    chosen, threads, kind = [job.requests[i] for i in job.reference], job.calibrating.threads, job.options.llm_types[0]
     name = f"adapter {path.stem}"
     whole = verify.gguf_scores(f16, prompts, chosen, threads, whole=True, exact=True, adapter=path)
     kept = verify.gguf_scores(f16, prompts, chosen, threads, exact=True, adapter=path)

@@ -136,9 +136,10 @@ def table(rows: Sequence[Tried]) -> Iterator[list[str]]:
 class FileTypeWriter:
     """Writes the LLM of one export as the wanted types, or as the one that a sweep chooses."""
 
-    def __init__(self, job: Export, f16: Path, prompts: PromptEncoder, scores: Floats, crm: Floats) -> None:
-        """`scores` and `crm`: P(Yes) of the f16 file and the base model's probability of the job's requests."""
-        self.job, self.f16, self.prompts, self.scores = job, f16, prompts, scores
+    def __init__(self, job: Export, f16: Path, prompts: PromptEncoder, crm: Floats) -> None:
+        """`crm`: the base model's probability of the job's requests."""
+        self.job, self.f16, self.prompts = job, f16, prompts
+        self.scores: Floats = np.full(len(crm), np.nan)  # by the f16 file, once it is asked
         self.hard = hard_rows(crm)
         self.weights: Importance | None = None
         self.rows: list[Tried] = []
@@ -153,15 +154,21 @@ class FileTypeWriter:
     def write(self) -> None:
         """llm.gguf and its variants, each judged by all rows. Raises ExportError for one that loses too much."""
         job = self.job
-        if job.options.sweep:
+        if job.options.sweep:  # the file that the calibration asks is known after it
+            self.scores = job.check_f16(self.f16, self.prompts)
             self._sweep()
         for file, kind in job.llm_files().items():
-            path = job.folder / file
-            job.say(f"LLM: {file} as {kind}")
-            self._make(path, kind)
+            with job.stages.of(f"LLM: {file} as {kind}"):
+                self._make(job.folder / file, kind)
             # Rows that fit no block of the type stay f16: a file hardly smaller than f16 is one of those.
-            job.say(f"LLM: {file} is {path.stat().st_size / self.f16.stat().st_size:.0%} of f16's size")
-            found, row = self._judge(path, kind, job.requests)
+            size = (job.folder / file).stat().st_size
+            job.say(f"LLM: {file} is {size / self.f16.stat().st_size:.0%} of f16's size")
+        job.calibrating.start(self.f16)
+        if not job.options.sweep:
+            self.scores = job.check_f16(self.f16, self.prompts)
+        for file, kind in job.llm_files().items():
+            with job.stages.of(f"LLM: {len(job.requests)} test rows by {file}"):
+                found, row = self._judge(job.folder / file, kind, job.requests)
             job.differences[f"llm_{kind}"] = verify.check_llm(kind, found, job.llm_reference, tolerance=1.0)
             job.judge(kind, found)
             self.rows = [*(other for other in self.rows if other.kind != kind), row]
@@ -198,7 +205,8 @@ class FileTypeWriter:
     def _judge(self, path: Path, kind: str, requests: Sequence[Any]) -> tuple[Floats, Tried]:
         """(P(Yes) of the requests, what the hard ones of them say)."""
         started = time.monotonic()
-        found = verify.gguf_scores(path, self.prompts, requests, self.job.options.threads, adapter=self.job.adapter)
+        threads, adapter = self.job.calibrating.threads, self.job.adapter
+        found = verify.gguf_scores(path, self.prompts, requests, threads, adapter=adapter)
         milliseconds = 1000.0 * (time.monotonic() - started) / max(1, len(requests))
         hard = found if len(requests) == self.hard.sum() != len(self.hard) else found[self.hard]
         rows, size = self.job.sample, path.stat().st_size

@@ -66,19 +66,20 @@ def take(job: Export, ready: ReadyLlm, encoder: PromptEncoder) -> None:
     Raises:
         ExportError: a prompt is too long, or a text's tokens or a probability are not those of the other side.
     """
-    kind, path, threads = job.options.llm_types[0], job.folder / "llm.gguf", job.options.threads
+    kind, path = job.options.llm_types[0], job.folder / "llm.gguf"
     shutil.copyfile(ready.file, path)
     _check_lengths(job, path)
     _check_tokens(job, ready, encoder)
     chosen = [job.requests[i] for i in job.reference]
-    whole = verify.gguf_scores(path, encoder, chosen, threads, whole=True)
+    with job.stages.of(f"LLM: {len(chosen)} of the test rows by {path.name}, each decoded whole"):
+        whole = verify.gguf_scores(path, encoder, chosen, job.calibrating.threads, whole=True)
     apart = _check_torch(job, ready, encoder, whole)
     count = affordable(_seconds(job, path, encoder), len(job.requests))
-    job.say(
-        f"LLM: {path.name} is {ready.file.name}, {kind}; it is asked about {_of(count, len(job.requests))} test rows"
-    )
+    job.calibrating.start(path)
+    job.say(f"LLM: {path.name} is {ready.file.name}, {kind}")
     found = np.full(len(job.requests), np.nan)
-    found[:count] = verify.gguf_scores(path, encoder, job.requests[:count], threads)
+    with job.stages.of(f"LLM: {_of(count, len(job.requests))} test rows by {path.name}"):
+        found[:count] = verify.gguf_scores(path, encoder, job.requests[:count], job.calibrating.threads)
     both = np.flatnonzero(job.reference < count)
     batched = verify.check_llm(kind, found[job.reference[both]], whole[both], tolerance=1.0)
     # Another machine's kernels round activations otherwise, by as much as these are from float32.
@@ -95,7 +96,7 @@ def _seconds(job: Export, path: Path, encoder: PromptEncoder) -> float:
     """
     probed = list(islice(job.calibration.requests(), PROBED))
     started = time.monotonic()
-    verify.gguf_scores(path, encoder, probed, job.options.threads)
+    verify.gguf_scores(path, encoder, probed, job.calibrating.own)
     seconds = (time.monotonic() - started) / max(1, len(probed))
     rows = len(job.calibration)
     count = affordable(seconds, rows)
@@ -164,7 +165,7 @@ def _check_torch(job: Export, ready: ReadyLlm, encoder: PromptEncoder, whole: ve
         return 0.0
     f16 = job.work / "f16.gguf"
     quantize(ready.file, f16, "F16", again=True)
-    found = verify.gguf_scores(f16, encoder, requests, job.options.threads, whole=True, exact=True)
+    found = verify.gguf_scores(f16, encoder, requests, job.calibrating.threads, whole=True, exact=True)
     worst = verify.check_llm(f"{ready.file.name} as f16", found, expected, verify.F16_TOLERANCE)
     job.differences["llm_f16_whole"] = worst
     kind, own = job.options.llm_types[0], float(np.abs(whole[asked] - expected).max())

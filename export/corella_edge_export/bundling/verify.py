@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
+from threading import Event as Signal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from corella_edge.errors import ExportError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidate, Event, History, Request, User
+from corella_edge_export.bundling.passes import until
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.llm.sequences import SequenceBuilder
+from corella_edge_export.memory import freed_kept
 from corella_edge_export.training.tasks.crm import tensors
 from corella_edge_export.training.tasks.llm import LlmReader, predict
 from corella_edge_runtime.crm import Crm
@@ -105,7 +108,8 @@ def _history(own: History, encoder: FeatureEncoder, events: str) -> History:
 def torch_llm(reader: LlmReader, builder: SequenceBuilder, rows: npt.NDArray[np.int64], split: Any) -> dict[int, float]:
     """Row → P(Yes) by transformers, of the split's given rows."""
     sequences = builder.exact(split, np.unique(split.users[rows]).tolist(), set(rows.tolist()))
-    found, probability = predict(reader, sequences, shown=True)
+    with freed_kept():
+        found, probability = predict(reader, sequences, shown=True)
     return dict(zip(found.tolist(), probability.tolist(), strict=True))
 
 
@@ -118,11 +122,13 @@ def gguf_scores(
     exact: bool = False,
     adapter: Path | None = None,
     total: int | None = None,
+    stop: Signal | None = None,
 ) -> Floats:
     """P(Yes), float64 [n], of one-candidate requests by llama.cpp, with an adapter or none; nan for an item without
     text.
 
-    A terminal shows how far it is; `total`: how many they are, where they have no length.
+    A terminal shows how far it is; `total`: how many they are, where they have no length. `stop`: set when nobody wants
+    the rest.
 
     `whole` decodes each prompt from its beginning; else a prefix kept from the row before is used again, as in serving.
     `exact` computes attention in float32: what then differs is the file's doing, not the arithmetic's.
@@ -136,7 +142,7 @@ def gguf_scores(
     try:
         by = tuple((name, 1.0) for name in model.adapters)
         shown = tqdm(requests, total=total, unit="row", leave=False, disable=None)
-        return np.asarray([_score(scorer, encoder, request, whole, by) for request in shown])
+        return np.asarray([_score(scorer, encoder, request, whole, by) for request in until(stop, shown)])
     finally:
         scorer.close()
         model.close()

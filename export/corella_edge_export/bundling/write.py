@@ -28,15 +28,13 @@ from corella_edge.features.vectors import VECTORS, write_vectors
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidates, Request
 from corella_edge.request_json import request_json
-from corella_edge.routing.fusion import REPLACE
 from corella_edge_export.bundling import adapters, file_types, ready, verify
+from corella_edge_export.bundling.calibration import Calibrating
+from corella_edge_export.bundling.passes import Stages
 from corella_edge_export.bundling.popular import popular_lines
-from corella_edge_export.bundling.routing import by_time, routing
-from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
 from corella_edge_export.data.rowset import RowSet, choose_rows, choose_users, history_needed
-from corella_edge_export.evaluation.labelled import of_rows
-from corella_edge_export.evaluation.scored import Json, ScoredRows, number
+from corella_edge_export.evaluation.scored import Json, number
 from corella_edge_export.llm.model import merged
 from corella_edge_export.llm.ready import ReadyLlm
 from corella_edge_export.llm.to_gguf import check_tokens, write_gguf
@@ -44,13 +42,11 @@ from corella_edge_export.text import to_onnx
 from corella_edge_export.text.sentences import reader
 from corella_edge_export.text.vectors import texts_of
 from corella_edge_export.training.run import Run
-from corella_edge_export.training.tasks.sequences import next_item
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.machine.threads import llm_default
+from corella_edge_runtime.machine.threads import llm_alone, llm_default
 
 DEFAULT_TYPE = "Q8_0"
-NEVER = "ratio:0"  # the threshold of a bundle without an LLM
 Say = Callable[[str], None]
 LLAMA = "llama-cpp-python"
 PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "gguf", LLAMA, "numpy")
@@ -68,7 +64,7 @@ class ExportOptions:
     crm_int8: bool = False
     fusion: str | None = None  # None = the recipe's
     measure: str | None = None
-    threads: int = field(default_factory=llm_default)
+    threads: int = field(default_factory=llm_alone)
     llm: bool = True
     ready: ReadyLlm | None = None
     imatrix: bool = False  # quantise by what training prompts use
@@ -88,6 +84,7 @@ class Export:
         self.schema, self.catalog = run.fit_inputs()
         self.catalog.vectors = run.served_vectors()
         self.encoder = FeatureEncoder(self.schema, self.catalog)
+        self.stages, self.calibrating = Stages(say), Calibrating(self)
         self.prompts: PromptEncoder | None = self._prompts() if _has_llm(run, options) else None
         self.differences: dict[str, float] = {}
         self.text: dict[str, float] = {}
@@ -103,7 +100,14 @@ class Export:
         spread = np.linspace(0, len(self.sample) - 1, min(export.reference_rows, len(self.sample)))
         self.reference = np.unique(spread.astype(np.int64))
         self.requests: list[Request] = list(self.sample.requests())
+        self._ask_once()
         self.llm_reference: verify.Floats = np.full(len(self.requests), np.nan)  # until the LLM is written
+
+    def _ask_once(self) -> None:
+        """One of the reference rows has a text to ask about, if any row has: else nothing would tell of an LLM."""
+        if all(self.prompt(self.requests[i]) is None for i in self.reference):
+            asked = [i for i, request in enumerate(self.requests) if self.prompt(request) is not None]
+            self.reference = np.unique([*self.reference, *asked[:1]]).astype(np.int64)
 
     def _prompts(self) -> PromptEncoder:
         """Prompts in the trained tokenizer's ids, or in those of the LLM that is ready. Raises ExportError."""
@@ -154,7 +158,6 @@ class Export:
 
     def write_crm(self) -> None:
         """crm.onnx, checked at several batch sizes with unknown ids; crm.int8.onnx where wanted."""
-        self.say(f"CRM: {self.run.recipe.crm.model} to ONNX")
         model, path = self.run.crm(), self.folder / "crm.onnx"
         export_onnx(model, self.schema, path)
         chosen = [self.requests[i] for i in self.reference]
@@ -168,18 +171,19 @@ class Export:
         for name, of in ((path.name, source.name), (events_file(path.name), events_file(source.name))):
             if (self.folder / of).exists():
                 quantize_int8(self.folder / of, self.folder / name, self.schema)
-        self.judge("crm_int8", self._crm_scores(Crm(path, self.schema), self.requests))
+        self.judge("crm_int8", self.crm_scores(Crm(path, self.schema), self.requests))
 
     def write_text(self) -> None:
         """text.onnx and its tokenizer, where the items' text vectors come of an encoder."""
         made = self.run.text_model()
         if made is None:
             return
-        self.say("text vectors: the encoder to ONNX")
         recipe = self.run.recipe
         texts = texts_of(self.run.data, recipe.crm.text)
-        self.text = to_onnx.write(*made, self.folder, texts[: to_onnx.JUDGED], recipe.export.text_int8)
-        self.differences["text"] = to_onnx.write_reference(self.folder, texts, reader(*made), self.schema.text_width)
+        with self.stages.of("text vectors: the encoder to ONNX"):
+            self.text = to_onnx.write(*made, self.folder, texts[: to_onnx.JUDGED], recipe.export.text_int8)
+            found = to_onnx.write_reference(self.folder, texts, reader(*made), self.schema.text_width)
+        self.differences["text"] = found
         if "cosine_mean" in self.text:
             kept = "" if self.text["int8"] else f", below {to_onnx.LIKE}: {bundle.TEXT} stays in float32"
             self.say(f"text vectors: INT8 at a mean cosine of {self.text['cosine_mean']:.4f} with float32{kept}")
@@ -188,9 +192,9 @@ class Export:
         """llm.gguf and its variants; f16 must equal transformers, quantised types are judged by their metrics."""
         from corella_edge_runtime.llm.llama.binding import Model
 
-        self.say("LLM: transformers' own scores")
         trained = self.run.llm()
-        self.llm_reference = self.torch_scores(self.run, trained, self.sample.indices)
+        with self.stages.of(f"LLM: transformers' own scores of {len(self.sample)} test rows, in float32"):
+            self.llm_reference = self.torch_scores(self.run, trained, self.sample.indices)
         self.judge("torch", self.llm_reference)
         f16 = self.work / "f16.gguf"
         recipe = self.run.recipe
@@ -199,10 +203,9 @@ class Export:
         model = Model(f16)
         texts = check_tokens(model, prompts, [r.user for r in self.requests[:200]])
         model.close()
-        self.say(f"LLM: {texts} texts tokenised alike; GGUF f16 against transformers")
-        found = self._check_f16(f16, prompts)
-        crm = self._crm_scores(Crm(self.folder / "crm.onnx", self.schema), self.requests)
-        writer = file_types.FileTypeWriter(self, f16, prompts, found, crm)
+        self.say(f"LLM: {texts} texts tokenised alike")
+        crm = self.crm_scores(Crm(self.folder / "crm.onnx", self.schema), self.requests)
+        writer = file_types.FileTypeWriter(self, f16, prompts, crm)
         if self.options.imatrix:
             writer.weigh(plain)
         writer.write()
@@ -215,13 +218,15 @@ class Export:
         found = verify.torch_llm(run.reader(trained, builder, "float32"), builder, rows, self.sample.split)
         return np.asarray([found.get(row, np.nan) for row in rows.tolist()])
 
-    def _check_f16(self, f16: Path, prompts: PromptEncoder) -> verify.Floats:
+    def check_f16(self, f16: Path, prompts: PromptEncoder) -> verify.Floats:
         """P(Yes) of all rows by the f16 file, reference rows decoded whole, the others with kept prefixes: each within
         its tolerance of transformers."""
-        threads, expected = self.options.threads, self.llm_reference
+        threads, expected = self.calibrating.threads, self.llm_reference
         chosen = [self.requests[i] for i in self.reference]
-        whole = verify.gguf_scores(f16, prompts, chosen, threads, whole=True, exact=True, adapter=self.adapter)
-        found = verify.gguf_scores(f16, prompts, self.requests, threads, exact=True, adapter=self.adapter)
+        with self.stages.of(f"LLM: {len(chosen)} of the test rows by the f16 file, each decoded whole"):
+            whole = verify.gguf_scores(f16, prompts, chosen, threads, whole=True, exact=True, adapter=self.adapter)
+        with self.stages.of(f"LLM: {len(self.requests)} test rows by the f16 file, with kept prefixes"):
+            found = verify.gguf_scores(f16, prompts, self.requests, threads, exact=True, adapter=self.adapter)
         self.differences["llm_f16_whole"] = verify.check_llm(
             "f16 GGUF", whole, expected[self.reference], verify.F16_TOLERANCE
         )
@@ -253,47 +258,7 @@ class Export:
         suffix = None if self.prompts is None else self.prompts.suffix(verify.only_candidate(request))
         return None if self.prompts is None or suffix is None else [*self.prompts.prefix(request.user), *suffix]
 
-    def calibrate(self) -> None:
-        """routing.json: the exported models score validation rows, whose quantiles are the thresholds."""
-        self.say(f"calibration: {len(self.calibration)} validation rows through the runtime")
-        session = Crm(self.folder / "crm.onnx", self.schema)
-        crm = self._crm_scores(session, self.calibration.requests())
-        if self.run.recipe.crm.family.ranks:
-            valid = EncodedRows(self.run.data, "valid", self.encoder)
-            self.metrics["next_item"] = next_item(self.run.crm(), valid, self.run.recipe.seed)
-        self.judge("crm_valid", crm, self.calibration)
-        self.judge("crm", self._crm_scores(session, self.requests))
-        export = self.run.recipe.export
-        if self.prompts is None:
-            self._route(NEVER, REPLACE.rule, crm, np.full(len(crm), np.nan))
-            return
-        rows, count, threads = self.calibration.requests(), len(self.calibration), self.options.threads
-        llm = verify.gguf_scores(
-            self.folder / bundle.LLM, self.prompts, rows, threads, adapter=self.adapter, total=count
-        )
-        self.judge("llm_valid", llm, self.calibration)
-        self._route(export.threshold, self.options.fusion or export.fusion, crm, llm)
-
-    def _route(self, threshold: str, fusion: str, crm: verify.Floats, llm: verify.Floats) -> None:
-        log = of_rows(self.encoder, self.calibration, crm, llm)
-        measure = self.options.measure or self.run.recipe.export.measure
-        made = routing(threshold, fusion, _scored(crm, llm, self.calibration), log, measure)
-        if self.prompts is not None:
-            made["calibrated"] = by_time(made, fusion, log)
-            self._tell_calibration(made["calibrated"])
-        self.write_json("routing.json", made)
-
-    def _tell_calibration(self, found: Json) -> None:
-        """What the later half of the validation rows says of a policy that the earlier half fitted."""
-        if "refused" in found:
-            self.say(f"calibration: no figures by time, {found['refused']}")
-            return
-        share, gain = found["policy"]["share"]["value"], found["policy"]["over_crm"]["auc"]
-        self.say(f"calibration: fitted on the earlier half, the later half routes {share:.1%} and gains "
-                 f"{gain['value']:+.4f} AUC [{gain['low']:+.4f}, {gain['high']:+.4f}]; by the measure, what asking "
-                 f"gains is ordered: {found['order']['gain']}")  # fmt: skip
-
-    def _crm_scores(self, crm: Crm, requests: Iterable[Request]) -> verify.Floats:
+    def crm_scores(self, crm: Crm, requests: Iterable[Request]) -> verify.Floats:
         """P(label = 1), float64 [n], of one-candidate requests by ONNX Runtime."""
         feeds = (self.encoder.encode(request.user, request.candidates or ())[0] for request in requests)
         return np.concatenate([crm.probability(feed) for feed in feeds])
@@ -317,8 +282,11 @@ class Export:
             **({"adapters": self.adapters} if self.adapters else {}),
         })  # fmt: skip
         self.seal()
-        threads, llm = self.options.threads, self.prompts is not None
-        with Engine.open(self.folder, llm_threads=threads, require_llm=llm, tuned=False) as engine:
+        threads, llm = min(self.options.threads, llm_default()), self.prompts is not None
+        with (
+            self.stages.of(f"the bundle, opened, repeats {len(self.reference)} reference rows"),
+            Engine.open(self.folder, llm_threads=threads, require_llm=llm, tuned=False) as engine,
+        ):
             verify.repeat(engine)
         return engine.bundle
 
@@ -375,25 +343,29 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
     with new_folder(out) as folder:
         (folder / "work").mkdir()
         job = Export(run, folder, folder / "work", options, say)
-        job.write_inputs()
-        job.write_crm()
-        job.write_text()
-        if job.prompts is not None and options.ready is not None:
-            ready.take(job, options.ready, job.prompts)
-        elif job.prompts is not None:
-            job.write_llm(job.prompts)
-        job.write_samples()
-        job.write_popular()
-        shutil.rmtree(folder / "work")
-        job.calibrate()
-        sealed = job.finish()
+        try:
+            sealed = _fill(job)
+        finally:
+            job.calibrating.close()
     return replace(sealed, root=out)
+
+
+def _fill(job: Export) -> Bundle:
+    """Every file of the bundle."""
+    job.write_inputs()
+    with job.stages.of(f"CRM: {job.run.recipe.crm.model} to ONNX"):
+        job.write_crm()
+    job.write_text()
+    if job.prompts is not None and job.options.ready is not None:
+        ready.take(job, job.options.ready, job.prompts)
+    elif job.prompts is not None:
+        job.write_llm(job.prompts)
+    job.write_samples()
+    job.write_popular()
+    job.calibrating.finish()
+    shutil.rmtree(job.work)
+    return job.finish()
 
 
 def _has_llm(run: Run, options: ExportOptions) -> bool:
     return options.ready is not None or (options.llm and run.recipe.trains_llm)
-
-
-def _scored(crm: verify.Floats, llm: verify.Floats, rows: RowSet) -> ScoredRows:
-    """Rows as the study looks at them; whom the training knew is not asked here."""
-    return ScoredRows(crm, crm, llm, rows.labels, rows.users.astype(np.int64), np.zeros(len(crm), dtype=bool))

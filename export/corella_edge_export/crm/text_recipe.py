@@ -34,12 +34,12 @@ class TextVectorsRecipe:
     """Text vectors of items, one more input of every family: section [crm.text].
 
     `source` says what makes them of the words of `attributes` (their first `tokens` tokens; `form`: the "values" alone,
-    or "pairs" of an attribute's name and its value): "" nothing; "encoder" a
-    sentence encoder, whose Hugging Face folder `path` is; "llm" the mean of the last hidden states of the checkpoint in
-    `path` ("" = the recipe's LLM); "said" vectors learned so that a frozen LLM writes the words, to which the vectors
-    of the sentence encoder in `path` are mapped for items that come later ("" = those get none). `width` 0 keeps their
-    own width; another number takes as many principal components of those of training items. `tuned`: every stage that
-    trains the CRM goes on training the vectors; of items that come later, they are the untuned ones.
+    or "pairs" of an attribute's name and its value): "" nothing; "encoder" a sentence encoder, whose Hugging Face
+    folder `path` is, or its commit of the hub (hub:OWNER/NAME@COMMIT); "llm" the mean of the last hidden states of the
+    checkpoint in `path` ("" = the recipe's LLM); "said" vectors learned so that a frozen LLM writes the words, to which
+    the vectors of the sentence encoder in `path` are mapped for items that come later ("" = those get none). `width` 0
+    keeps their own width; another number takes as many principal components of those of training items. `tuned`: every
+    stage that trains the CRM goes on training the vectors; of items that come later, they are the untuned ones.
 
     `map_start`: the map from the vectors to the CRM begins at "random", or, for families whose scores are products, the
     model begins as a "cosine" of the candidate's words with those of the latest events. `map_rate`: the factor on the

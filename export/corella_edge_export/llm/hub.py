@@ -18,14 +18,17 @@ from corella_edge.errors import InputError, told
 from corella_edge_runtime.box import cache_folder
 
 Say = Callable[[str], None]
-PREFIX = "hub:"  # of `llm.path` in a recipe
+PREFIX = "hub:"  # of a path in a recipe
 FORM = "OWNER/NAME@COMMIT, or OWNER/NAME@COMMIT:FILE.gguf"
 SOURCE = "SOURCE.json"
 ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
+POOLING = "1_Pooling/config.json"  # the one file that lies in a folder of the repository
 # What a model is read by besides its weights; nothing that holds code is fetched, and so no pickle.
 BESIDE = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json", INDEX,
+    # Of a sentence encoder: what is done with the model's states, and how long its texts are.
+    "modules.json", "sentence_bert_config.json", POOLING,
 )  # fmt: skip
 PATIENCE = 3600.0  # seconds that a process of the same training waits for the one that fetches
 _ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<commit>[^\s:]*))?(?::(?P<file>[\w.-]+\.gguf))?")
@@ -78,12 +81,23 @@ def parse(text: str) -> HubId:
     return HubId(found["repository"], commit, found["file"] or "")
 
 
-def at_hand(wanted: HubId, say: Say) -> Path:
-    """Its folder or GGUF file on this machine, fetched where it is not there yet. Raises InputError as `fetch`."""
-    place = wanted.place
-    if not place.is_dir():
-        fetch(wanted, place, say, PATIENCE)
-    return place / wanted.file if wanted.file else place
+def is_id(path: str) -> bool:
+    """Whether a path of a recipe is an id of the hub."""
+    return path.startswith(PREFIX)
+
+
+def at_hand(path: str, key: str, say: Say) -> str:
+    """A path of a recipe on this machine: as it is, or of an id of the hub its folder or GGUF file, fetched where it is
+    not there yet. Raises InputError as `parse` and `fetch`, which names the `key` of the recipe."""
+    if not is_id(path):
+        return path
+    try:
+        wanted = parse(path)
+        if not wanted.place.is_dir():
+            fetch(wanted, wanted.place, say, PATIENCE)
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None
+    return str((wanted.place / wanted.file if wanted.file else wanted.place).resolve())
 
 
 def fetch(wanted: HubId, out: Path, say: Say, patience: float = 0.0) -> list[Path]:
@@ -111,7 +125,7 @@ def fetch(wanted: HubId, out: Path, say: Say, patience: float = 0.0) -> list[Pat
                 parts.rmdir()
             raise
         shutil.rmtree(parts)
-    return sorted(out.iterdir())
+    return sorted(path for path in out.rglob("*") if path.is_file())
 
 
 def _fetch(wanted: HubId, out: Path, parts: Path, say: Say) -> None:
@@ -129,6 +143,7 @@ def _fetch(wanted: HubId, out: Path, parts: Path, say: Say) -> None:
                 _receive(wanted, files[name], parts, say)
     with new_folder(out) as folder:
         for name in names:
+            (folder / name).parent.mkdir(exist_ok=True)
             link_or_copy(parts / name, folder / name)
         about = {
             "hub": str(wanted),
@@ -139,7 +154,7 @@ def _fetch(wanted: HubId, out: Path, parts: Path, say: Say) -> None:
 
 
 def _listed(wanted: HubId) -> tuple[dict[str, Listed], str]:
-    """(the files of the repository's own folder at that commit, what it says of its licence). Raises InputError."""
+    """(the files at that commit that may be wanted, what it says of its licence). Raises InputError."""
     from huggingface_hub import HfApi
 
     found = HfApi(endpoint=_endpoint()).model_info(
@@ -150,7 +165,7 @@ def _listed(wanted: HubId) -> tuple[dict[str, Listed], str]:
     files = {
         entry.rfilename: Listed(entry.rfilename, entry.size or 0, entry.lfs.sha256 if entry.lfs else "",
                                 entry.blob_id or "")
-        for entry in found.siblings or () if _PLAIN.fullmatch(entry.rfilename)
+        for entry in found.siblings or () if _PLAIN.fullmatch(entry.rfilename) or entry.rfilename == POOLING
     }  # fmt: skip
     if wanted.file and wanted.file not in files:
         raise InputError(f"{wanted}: {wanted.page} has no such file at that commit{_ggufs(wanted, files)}")
@@ -228,7 +243,7 @@ def _reaching(wanted: HubId, parts: Path) -> Iterator[None]:
 
     elsewhere = (
         f"run `corella-edge llm fetch {wanted} --out DIR` on a machine that reaches it, copy DIR here, and name it as "
-        "llm.path (--checkpoint)"
+        "the path in the recipe (of an LLM also by --checkpoint)"
     )
     try:
         yield

@@ -79,10 +79,12 @@ class PlanCrm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PlanLlm(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The variant; `LlmSettings` as JSON; what asking costs so: a request's first candidate, and each further one."""
+    """The variant; `LlmSettings` as JSON; the weights of the adapters it was measured with; what asking costs so: a
+    request's first candidate, and each further one."""
 
     file: FileName
     settings: dict[str, Any]
+    adapters: dict[str, float] = {}
     ask_ms: tuple[Milliseconds, Milliseconds] | None = None
 
 

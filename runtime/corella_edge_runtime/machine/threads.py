@@ -171,6 +171,13 @@ def llm_default() -> int:
     return plan_threads(read_machine()).llm_threads
 
 
+def llm_alone() -> int:
+    """Threads of the LLM on this machine when nobody says and no base model runs beside it: one a physical core, or
+    two where there is only one, within the quota."""
+    machine = read_machine()
+    return min(machine.limit, max(2, len(machine.physical)))
+
+
 def bind_process(cores: Iterable[int]) -> None:
     """Keep every thread of this process, and those to come, on some cores; processes of its own are not touched."""
     wanted = set(cores)

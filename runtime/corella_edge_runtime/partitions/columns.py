@@ -27,7 +27,8 @@ from corella_edge_runtime.batch import parse_checked
 
 USER, ITEMS, RATINGS, TIMES = "user_id", "history_items", "history_ratings", "history_times"
 CANDIDATES, OWN = "candidates", "candidate_features"
-OPTIONS = ("threshold", "top_k", "timeout_ms")
+ADAPTER = "adapter"
+OPTIONS = ("threshold", "top_k", "timeout_ms", ADAPTER)
 # Every column that means the same in any table; others are features of the user, by their names.
 KEYS = ("id", USER, ITEMS, RATINGS, TIMES, CANDIDATES, OWN, *OPTIONS)
 # What tables of another shape call their columns; here it would change the meaning without a word.
@@ -36,6 +37,7 @@ _NESTED = ("user", "history")
 # Fields of a request that no column has; passed over, they would change the ranking without a word, too.
 _SELECTIONS = ("exclude_seen", "filter", "exclude", "similar_to")
 _VALUES = ("weights", "bonuses")
+_MIXTURE = "adapters"
 # Where a message says something is → the column that it stands in; `{}` is a place in a list.
 _PLACES = (
     (re.compile(r"\buser\.history\[(\d+)\]\.item\b"), ITEMS + r"[\1]"),
@@ -46,6 +48,7 @@ _PLACES = (
     (re.compile(r"\bcandidates\[(\d+)\]\.features\b"), OWN + r"[\1]"),
     (re.compile(r"\buser\.features\."), ""),
     (re.compile(r"\buser\.id\b"), USER),
+    (re.compile(r"^adapters(?=: )"), ADAPTER),
 )
 _ALIKE = 0.8  # of difflib: a slip of one or two letters
 
@@ -85,6 +88,9 @@ def _check_left(name: str, read: Sequence[str]) -> None:
         raise InputError(f"column {name!r}: {what}")
     if name in _VALUES:
         raise InputError(f"column {name!r}: tables rank by probability alone; score JSON lines, or rank the answers")
+    if name == _MIXTURE:
+        what = f"a row asks one adapter, by its name in the column {ADAPTER!r}; score JSON lines for weights of several"
+        raise InputError(f"column {name!r}: {what}")
     missing = [key for key in KEYS if key not in read and key != "id"]
     if near := difflib.get_close_matches(name.lower(), missing, 1, _ALIKE):
         raise InputError(f"column {name!r}: not known; did you mean {near[0]!r}? Rename it, or leave it out")

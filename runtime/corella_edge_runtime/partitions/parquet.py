@@ -48,6 +48,7 @@ class RequestTable:
     Attributes:
         rows: how many it has.
         features: the columns that are features of the user.
+        asks: whether a column says by which adapter of the LLM a row is answered.
         left: the columns that nothing reads.
     """
 
@@ -66,6 +67,7 @@ class RequestTable:
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         self.features = [name for name in self._read if name not in columns.KEYS]
+        self.asks = columns.ADAPTER in self._read
 
     def read(self, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         """(row from 0, column → value) from row `start` on. Raises InputError where the file is damaged."""
@@ -161,6 +163,7 @@ _TYPES: dict[str, tuple[Test, str]] = {
     "threshold": (lambda kind: _is_text(kind) or _is_number(kind), "text or numbers"),
     "top_k": (pa.types.is_integer, "whole numbers"),
     "timeout_ms": (_is_number, "numbers"),
+    columns.ADAPTER: (_is_text, "text"),
 }
 _FEATURE = (_is_feature, "text, numbers, true or false, or lists of them")
 

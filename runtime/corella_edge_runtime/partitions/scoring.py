@@ -129,7 +129,7 @@ def _stop(piece: Path) -> int:
 
 def _check(engine: Engine, table: RequestTable) -> None:
     """Every row of a partition, before the first is scored. Raises InputError, which names file and row."""
-    for _ in _requests(table, check=engine.check if engine.refuses else None):
+    for _ in _requests(table, check=engine.check if engine.refuses or table.asks else None):
         pass
 
 

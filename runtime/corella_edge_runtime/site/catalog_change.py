@@ -27,6 +27,7 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import Reference, parse_reference, read_lines
 from corella_edge.request import Candidate, Candidates
 from corella_edge_runtime.attributes import UsedAttributes, read_items, remarks
+from corella_edge_runtime.reference import unheld
 from corella_edge_runtime.site.successor import link_files, next_version, parent_of, seal_next
 
 REFERENCE = "reference.jsonl"
@@ -132,6 +133,10 @@ class CatalogChange(ABC):
     def holding(self) -> list[str]:
         """The lines of reference.jsonl that still hold."""
         return reference_lines(self.reference, self.before, self.after, self.reading)
+
+    def without_a_row(self, lines: Sequence[str]) -> list[str]:
+        """Adapters of the bundle that none of these lines of reference.jsonl is of."""
+        return unheld((parse_reference(json.loads(line)) for line in lines), self.bundle.adapters())
 
     def left_behind(self) -> set[str]:
         """Files of the old bundle that the new one has not."""

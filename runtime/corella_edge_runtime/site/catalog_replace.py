@@ -53,8 +53,9 @@ class Replacement(CatalogChange):
         return {SAMPLE, *([POPULAR] if own else [])}
 
     def rows(self) -> list[str]:
-        """The lines of reference.jsonl that still hold; may be none."""
-        return self.holding()
+        """The lines of reference.jsonl that still hold; none, if they are of some of the bundle's adapters only."""
+        kept = self.holding()
+        return [] if self.without_a_row(kept) else kept
 
     def write(self, folder: Path, rows: Sequence[str]) -> str:
         """Fill an empty folder; the new version. `rows`, where there are none, are made by what was written."""
@@ -89,11 +90,16 @@ def _of_others(line: Mapping[str, Any], ids: Sequence[str], rng: np.random.Gener
 
 def _scored(engine: Engine, line: Mapping[str, Any]) -> dict[str, Any]:
     """A line of reference.jsonl."""
-    row = Reference(parse_request(line), 0.0, None, None)
-    found = engine.rank(
-        parse_request({**line, "threshold": "ratio:0" if engine.llm is None else "ratio:1"}), refuses=False
-    )
-    prompt, llm = reference.prompt_ids(engine, row), None if engine.llm is None else float(found.llm[0])
-    known = llm is not None and not np.isnan(llm)
-    return {"request": line, "crm": float(found.crm[0]), "prompt": None if prompt is None else list(prompt),
-            "llm": llm if known else None}  # fmt: skip
+    prompt = reference.prompt_ids(engine, Reference(parse_request(line), 0.0, None, None))
+    crm, llm = _asked(engine, line)
+    further = [name for name in engine.adapters.names if ((name, 1.0),) != engine.adapters.default]
+    adapters = {} if llm is None else {name: _asked(engine, {**line, "adapter": name})[1] for name in further}
+    return {"request": line, "crm": crm, "prompt": None if prompt is None else list(prompt), "llm": llm,
+            **({"adapters": adapters} if adapters else {})}  # fmt: skip
+
+
+def _asked(engine: Engine, line: Mapping[str, Any]) -> tuple[float, float | None]:
+    """Both models' probabilities of the one candidate; None without an LLM, or a text to ask it about."""
+    threshold = "ratio:0" if engine.llm is None else "ratio:1"
+    found = engine.rank(parse_request({**line, "threshold": threshold}), refuses=False)
+    return float(found.crm[0]), None if np.isnan(found.llm[0]) else float(found.llm[0])

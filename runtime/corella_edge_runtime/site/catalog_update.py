@@ -22,12 +22,14 @@ class Update(CatalogChange):
         return merge(self.before, items)
 
     def rows(self) -> list[str]:
-        """The lines of reference.jsonl that still hold. Raises InputError if none is left."""
-        kept = self.holding()
-        if not kept:
+        """The lines of reference.jsonl that still hold. Raises InputError if none is left, or none of an adapter."""
+        kept, of = self.holding(), ""
+        if kept and (lost := self.without_a_row(kept)):
+            of = f" of the adapter {lost[0]}"
+        if not kept or of:
             raise InputError(
-                f"{self.items}: every row of {REFERENCE} has one of these items in its history, nothing could be "
-                "verified any more; change fewer items at once, or export again"
+                f"{self.items}: every row of {REFERENCE}{of} has one of these items in its history, nothing{of} could "
+                "be verified any more; change fewer items at once, or export again"
             )
         return kept
 

@@ -11,17 +11,16 @@ from contextlib import ExitStack, contextmanager
 from statistics import geometric_mean, median
 from typing import TYPE_CHECKING, Any
 
+from corella_edge.adapters import ALONE, Weights
 from corella_edge.errors import BundleError, CorellaError
 from corella_edge.features.schema import Feed
-from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.contract.backend import ModelSpec
+from corella_edge_runtime.llm.contract.messages import Prompts
 from corella_edge_runtime.llm.llama.own_thread import claim
 from corella_edge_runtime.tune.decide import Duel
 from corella_edge_runtime.tune.workload import Visit
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from corella_edge.prompt import Tokens
     from corella_edge_runtime.crm import Crm
 
 FEWEST, MOST = 5, 41
@@ -77,20 +76,22 @@ def _ms(seconds: Iterator[float]) -> float:
 
 
 @contextmanager
-def llm_turn(path: Path, tokens: Tokens, settings: LlmSettings, visits: Sequence[Visit]) -> Iterator[Turn]:
-    """A model with its scorer; a turn is one user's first request and the next.
+def llm_turn(spec: ModelSpec, visits: Sequence[Visit], by: Weights = ALONE) -> Iterator[Turn]:
+    """A model with its scorer; a turn is one user's first request and the next, answered by these adapters of it.
 
     Raises:
         BundleError, InputError: the file cannot be loaded or run so.
     """
     # A thread of its own, as in serving: llama.cpp's threads inherit the cores of the one that starts them.
-    with ThreadPoolExecutor(1, initializer=_bind, initargs=(settings.cores,)) as owner:
-        model, scorer = owner.submit(open_scorer, path, tokens, settings).result()
+    with ThreadPoolExecutor(1, initializer=_bind, initargs=(spec.settings.cores,)) as owner:
+        model, scorer = owner.submit(open_scorer, spec).result()
         usable = [visit for visit in visits if visit.longest <= scorer.limit]
         try:
             if not usable:
-                raise BundleError(f"{path.name}: no prompt of the sample fits its context of {scorer.limit} tokens")
-            yield lambda number: owner.submit(_visit, scorer, path.name, usable[number % len(usable)]).result()
+                raise BundleError(
+                    f"{spec.file.name}: no prompt of the sample fits its context of {scorer.limit} tokens"
+                )
+            yield lambda number: owner.submit(_visit, scorer, spec.file.name, usable[number % len(usable)], by).result()
         finally:
             scorer.close()
             model.close()
@@ -102,19 +103,20 @@ def _bind(cores: Sequence[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def _visit(scorer: Any, name: str, visit: Visit) -> Mapping[str, float]:
+def _visit(scorer: Any, name: str, visit: Visit, by: Weights) -> Mapping[str, float]:
     """Workload → seconds."""
     scorer.forget()
-    return {NEW: _timed(scorer, name, visit.first), RETURNING: _timed(scorer, name, visit.again)}
+    first, again = (Prompts.of(prompts).by(by) for prompts in (visit.first, visit.again))
+    return {NEW: _timed(scorer, name, first), RETURNING: _timed(scorer, name, again)}
 
 
-def open_scorer(path: Path, tokens: Tokens, settings: LlmSettings) -> tuple[Any, Any]:
+def open_scorer(spec: ModelSpec) -> tuple[Any, Any]:
     """A `Model` and its `YesNoScorer`. Raises MissingExtraError without llama.cpp."""
     binding = importlib.import_module("corella_edge_runtime.llm.llama.binding")
     scorer = importlib.import_module("corella_edge_runtime.llm.llama.scorer")
-    model = binding.Model(path)
+    model = binding.Model(spec.file, extra=spec.extra, adapters=spec.adapters)
     try:
-        return model, scorer.YesNoScorer(model, tokens, settings)
+        return model, scorer.YesNoScorer(model, spec.tokens, spec.settings)
     except BaseException:
         model.close()
         raise

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from corella_edge.adapters import Weights, file_of
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.errors import ComputeError, MissingExtraError
@@ -17,8 +18,10 @@ from corella_edge.prompt import PromptEncoder, Tokens
 from corella_edge.request import Request
 from corella_edge_runtime.bench.measure import machine as box
 from corella_edge_runtime.crm import Crm
+from corella_edge_runtime.llm.contract.backend import ModelSpec
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama import trust
+from corella_edge_runtime.llm.llama.adapter_file import base_of, check_adapter
 from corella_edge_runtime.machine.plan import FORMAT_VERSION, Plan, PlanBundle, PlanCrm, PlanLlm, bundle_key
 from corella_edge_runtime.machine.threads import Machine, ThreadPlan, choices, read_machine
 from corella_edge_runtime.setup import CRM_FILE, CRM_INT8, LLM_FILE, fingerprint, variants
@@ -66,6 +69,7 @@ class _Tuning:
         self.table: list[Duel] = []
         self.crm_duel: Duel | None = None
         self.tokens: Tokens | None = None
+        self.by: Weights = self.bundle.adapters().default  # as a request is answered that names no adapter
         self.visits: list[Visit] = []
         self.longest = 0
 
@@ -96,6 +100,18 @@ class _Tuning:
         self.notes += [f"{file}: {verdict.sentence}"] if verdict.sentence else []
         return verdict.kernels != trust.NONE
 
+    @property
+    def _adapters(self) -> dict[str, Path]:
+        """Name → file of those that the LLM is measured with."""
+        return {name: self.bundle.path(file_of(name)) for name, _ in self.by}
+
+    def _check_adapters(self) -> None:
+        """Raises BundleError for one that is damaged, ComputeError where llama.cpp does not compute with its types."""
+        for path in self._adapters.values():
+            kinds = check_adapter(path, base_of(self.bundle.path(LLM_FILE)))
+            if (verdict := trust.judge(sorted(kinds))).kernels == trust.NONE:
+                raise ComputeError(f"{path.name}: {verdict.sentence}")
+
     def _read_prompts(self, catalog: Catalog, found: Sequence[Request]) -> bool:
         """Whether there is an LLM to measure; its prompts then are."""
         prompt = self.bundle.prompt()
@@ -106,6 +122,7 @@ class _Tuning:
             # Before llama.cpp is loaded here: what would end this process ends another.
             if not self._computes(LLM_FILE):
                 raise ComputeError(f"{LLM_FILE} cannot be run here")
+            self._check_adapters()
             binding = importlib.import_module("corella_edge_runtime.llm.llama.binding")
         except (MissingExtraError, ComputeError) as error:
             self.notes.append(f"{error}; until then only the CRM is tuned")
@@ -140,9 +157,9 @@ class _Tuning:
 
     def _open(self, setting: Setting) -> measure.Open:
         assert self.tokens is not None
-        return partial(
-            measure.llm_turn, self.bundle.path(setting.file), self.tokens, self._settings(setting), self.visits
-        )
+        file, settings = self.bundle.path(setting.file), self._settings(setting)
+        spec = ModelSpec(file, self.tokens, settings, adapters=self._adapters)
+        return partial(measure.llm_turn, spec, self.visits, self.by)
 
     def _settings(self, setting: Setting) -> LlmSettings:
         plan = self.plans[setting.threads]
@@ -161,6 +178,6 @@ class _Tuning:
             crm=PlanCrm(
                 CRM_INT8 if small else CRM_FILE, threads.crm_threads, () if threads.shared else threads.crm_cores
             ),
-            llm=PlanLlm(best.file, self._settings(best).to_json()) if self.tokens is not None else None,
+            llm=None if self.tokens is None else PlanLlm(best.file, self._settings(best).to_json(), dict(self.by)),
             table=(*rows, *(duel.to_json(decide.MARGIN) for duel in self.table)),
         )

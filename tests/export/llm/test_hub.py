@@ -19,7 +19,10 @@ from corella_edge.errors import InputError, RecipeError
 from corella_edge_export.llm import hub, looking
 from corella_edge_export.llm.to_gguf import write_gguf
 from corella_edge_export.llm.tokenizer import load_tokenizer
-from corella_edge_export.recipe import load_recipe
+from corella_edge_export.recipe import Recipe, load_recipe
+from corella_edge_export.text import sentences
+from corella_edge_export.text.encoder import SentenceEncoder
+from encoders import make_encoder
 from fake_hub import COMMIT, OWNER, FakeHub, serving
 
 ID = f"{OWNER}@{COMMIT}"
@@ -208,6 +211,62 @@ def test_a_recipe_that_pins_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(f'base = "ml-1m-smollm2"\nname = "r"\n[llm]\npath = "hub:{OWNER}@main"\n')
     with pytest.raises(RecipeError, match=r"llm, path: .*'main' may be another model tomorrow; pin it"):
         load_recipe(str(tmp_path / "r.toml"))
+
+
+ENCODER = """
+base = "games-text"
+name = "r"
+[crm.text]
+source = "{source}"
+path = "{path}"
+"""
+
+
+def encoder_recipe(tmp_path: Path, path: str = f"hub:{ID}", source: str = "encoder") -> Recipe:
+    (tmp_path / "r.toml").write_text(ENCODER.format(source=source, path=path))
+    return load_recipe(str(tmp_path / "r.toml"))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_sentence_encoder_comes_with_how_it_pools(faked: FakeHub, tmp_path: Path, pooling: str) -> None:
+    folder = make_encoder(tmp_path / "encoder", pooling, normalises=False)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    faked.files = {**{str(path.relative_to(folder)): path.read_bytes() for path in files}, **OTHERS}
+    recipe = with_checkpoint(encoder_recipe(tmp_path), None)
+    place = Path(recipe.crm.text.path)
+    assert place == tmp_path / "cache" / "corella-edge" / "hub" / f"tiny--model@{COMMIT}"
+    names = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
+    assert names == {str(path.relative_to(folder)) for path in files} | {"SOURCE.json"}
+    found = SentenceEncoder(place)
+    assert (found.pooling, found.normalises) == (pooling, False)
+    assert sentences.identity(recipe) == sentences.identity(encoder_recipe(tmp_path, str(folder)))
+    faked.asked.clear()
+    assert with_checkpoint(encoder_recipe(tmp_path), None) == recipe
+    assert faked.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "message"),
+    [
+        (f"hub:{OWNER}@main", "encoder", "crm, text, path: .*'main' may be another model tomorrow; pin it"),
+        (f"hub:{OWNER}", "said", "crm, text, path: .*it names no commit; pin it"),
+        (f"hub:{ID}:tiny.gguf", "encoder", "crm, text, path: .*no GGUF file; leave tiny.gguf out of the id"),
+    ],
+)
+def test_an_encoder_s_id_that_is_none_is_refused_by_its_key(
+    tmp_path: Path, path: str, source: str, message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        encoder_recipe(tmp_path, path, source)
+
+
+@pytest.mark.parametrize("key", ["llm", "crm, text"])
+def test_a_hub_that_refuses_names_the_recipe_s_key(faked: FakeHub, tmp_path: Path, key: str) -> None:
+    faked.refuses = 404, "RepoNotFound"
+    (tmp_path / "r.toml").write_text(f'base = "ml-1m-smollm2"\nname = "r"\n[llm]\npath = "hub:{ID}"\n')
+    recipe = load_recipe(str(tmp_path / "r.toml")) if key == "llm" else encoder_recipe(tmp_path)
+    with pytest.raises(InputError, match=f"recipe r, {key}, path: {ID}: .* is not there"):
+        with_checkpoint(recipe, None)
 
 
 def test_the_command_tells_what_came(faked: FakeHub, tmp_path: Path) -> None:

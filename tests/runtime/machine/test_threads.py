@@ -13,6 +13,7 @@ from corella_edge.errors import InputError
 from corella_edge_runtime.machine.threads import (
     Machine,
     choices,
+    llm_alone,
     llm_default,
     plan_threads,
     read_machine,
@@ -187,4 +188,5 @@ def test_this_machine() -> None:
     machine = read_machine()
     assert set(machine.cores) == os.sched_getaffinity(0)
     assert 1 <= llm_default() <= len(machine.cores)
+    assert llm_default() <= llm_alone() <= machine.limit
     assert read_machine(cores=[0]).cores == (0,)

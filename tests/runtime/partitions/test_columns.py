@@ -31,7 +31,8 @@ CANDIDATES = st.lists(st.fixed_dictionaries({"item": IDS}, optional={"features":
 MESSAGES = st.fixed_dictionaries(
     {"user": st.fixed_dictionaries({}, optional={"id": IDS, "features": FEATURES, "history": EVENTS})},
     optional={"id": IDS, "candidates": CANDIDATES, "threshold": st.sampled_from([0.5, 0.7, "ratio:0.1", "x"]),
-              "top_k": st.integers(-1, 5), "timeout_ms": st.floats(-1, 10)},
+              "top_k": st.integers(-1, 5), "timeout_ms": st.floats(-1, 10),
+              "adapter": st.sampled_from(["films", "", "x" * 65])},
 )  # fmt: skip
 
 
@@ -84,6 +85,7 @@ def test_nan_is_a_number_that_is_left_out() -> None:
         ({"candidate_features": []}, "candidate_features: expected 1 values, as many as candidates has, got 0"),
         ({"top_k": 0}, "top_k: expected a whole number of at least 1, got 0"),
         ({"threshold": "ratio:2"}, "ratio: 2 is not a share"),
+        ({"adapter": ""}, "adapter: expected text of at least 1 character"),
     ],
 )
 def test_what_is_wrong_is_named_by_column_place_and_value(change: dict[str, Any], message: str) -> None:
@@ -105,6 +107,8 @@ def test_columns_that_nothing_reads_are_told() -> None:
         (["user_id", "history"], "column 'history': not known; the columns of a request are id, user_id"),
         (["user_id", "histroy_items"], "column 'histroy_items': not known; did you mean 'history_items'?"),
         (["user_id", "Candidate"], "column 'Candidate': not known; did you mean 'candidates'?"),
+        (["user_id", "adapters"], "column 'adapters': a row asks one adapter, by its name in the column 'adapter'"),
+        (["user_id", "adaptor"], "column 'adaptor': not known; did you mean 'adapter'?"),
         (["user_id", "filter"], "column 'filter': tables select no items; score JSON lines"),
         (["a", "b"], "is no table of requests: it has neither user_id nor history_items; its columns are a, b"),
         (["user_id", "day", "day"], "column 'day': occurs twice; rename one, or leave it out"),
