@@ -181,7 +181,7 @@ class SequenceRecipe(FamilyRecipe):
     `inner` numbers; in "hstu" (arXiv 2402.17152) events add up, each by a SiLU, and a gate replaces that layer. With
     `head = "attention"` the candidate is a query of the last block, and layers of `hidden` numbers read what it finds
     beside the fields; with "dot" the score is the product of the user's state and the item's vector (the sum of its id,
-    its attributes and a linear map of its numbers), by which training ranks a whole catalogue at once.
+    its attributes and a linear map of its numbers), by which a softmax ranks a whole catalogue at once.
 
     `loss = "pointwise"` learns each row's label; "softmax", for "dot" alone, which item a user likes next, among
     `negatives` others drawn for each batch (0 = all of the training rows) evenly or by how often they occur; both are
