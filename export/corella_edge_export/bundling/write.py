@@ -31,6 +31,7 @@ from corella_edge.request_json import request_json
 from corella_edge.routing.fusion import REPLACE
 from corella_edge_export.bundling import adapters, file_types, ready, verify
 from corella_edge_export.bundling.popular import popular_lines
+from corella_edge_export.bundling.ranked import ndcg
 from corella_edge_export.bundling.routing import by_time, routing
 from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
@@ -169,6 +170,9 @@ class Export:
             if (self.folder / of).exists():
                 quantize_int8(self.folder / of, self.folder / name, self.schema)
         self.judge("crm_int8", self._crm_scores(Crm(path, self.schema), self.requests))
+        if self.run.recipe.crm.family.ranks:
+            for name, crm in (("crm", Crm(source, self.schema)), ("crm_int8", Crm(path, self.schema))):
+                self.metrics.setdefault(name, {})["ndcg@10"] = ndcg(crm, self.encoder, self.sample)
 
     def write_text(self) -> None:
         """text.onnx and its tokenizer, where the items' text vectors come of an encoder."""
@@ -178,11 +182,10 @@ class Export:
         self.say("text vectors: the encoder to ONNX")
         recipe = self.run.recipe
         texts = texts_of(self.run.data, recipe.crm.text)
-        self.text = to_onnx.write(*made, self.folder, texts[: to_onnx.JUDGED], recipe.export.text_int8)
+        self.text = to_onnx.write(*made, self.folder, to_onnx.judged(texts, recipe.seed), recipe.export.text_int8)
         self.differences["text"] = to_onnx.write_reference(self.folder, texts, reader(*made), self.schema.text_width)
-        if "cosine_mean" in self.text:
-            kept = "" if self.text["int8"] else f", below {to_onnx.LIKE}: {bundle.TEXT} stays in float32"
-            self.say(f"text vectors: INT8 at a mean cosine of {self.text['cosine_mean']:.4f} with float32{kept}")
+        if recipe.export.text_int8:
+            self.say(f"text vectors: {to_onnx.verdict(self.text)}")
 
     def write_llm(self, prompts: PromptEncoder) -> None:
         """llm.gguf and its variants; f16 must equal transformers, quantised types are judged by their metrics."""
@@ -277,7 +280,9 @@ class Export:
     def _route(self, threshold: str, fusion: str, crm: verify.Floats, llm: verify.Floats) -> None:
         log = of_rows(self.encoder, self.calibration, crm, llm)
         measure = self.options.measure or self.run.recipe.export.measure
-        made = routing(threshold, fusion, _scored(crm, llm, self.calibration), log, measure)
+        rows, known = self.calibration, np.zeros(len(crm), dtype=bool)  # whom the training knew is not asked here
+        scored = ScoredRows(crm, crm, llm, rows.labels, rows.users.astype(np.int64), known)
+        made = routing(threshold, fusion, scored, log, measure)
         if self.prompts is not None:
             made["calibrated"] = by_time(made, fusion, log)
             self._tell_calibration(made["calibrated"])
@@ -347,7 +352,7 @@ class Export:
         labels = (rows or self.sample).labels
         known = ~np.isnan(probability)
         found = asdict(metrics.quality(probability[known], labels[known]))
-        self.metrics[name] = {metric: number(value) for metric, value in found.items()}
+        self.metrics.setdefault(name, {}).update({metric: number(value) for metric, value in found.items()})
 
     def write_json(self, name: str, value: Any) -> None:
         (self.folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", "utf-8")
@@ -392,8 +397,3 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
 
 def _has_llm(run: Run, options: ExportOptions) -> bool:
     return options.ready is not None or (options.llm and run.recipe.trains_llm)
-
-
-def _scored(crm: verify.Floats, llm: verify.Floats, rows: RowSet) -> ScoredRows:
-    """Rows as the study looks at them; whom the training knew is not asked here."""
-    return ScoredRows(crm, crm, llm, rows.labels, rows.users.astype(np.int64), np.zeros(len(crm), dtype=bool))
