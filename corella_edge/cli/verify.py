@@ -81,7 +81,7 @@ def _scores(bundle: Bundle, llm_threads: int | None) -> dict[str, Any]:
         line.done()
         found.problems += table_problems(bundle.root)
         result: dict[str, Any] = {"crm": {"rows": found.rows, "difference": found.crm, "allowed": found.allowed.crm},
-                  "text": None, "llm": None, "unchecked": list(engine.warnings),
+                  "text": None, "llm": None, "unchecked": [] if engine.llm else [engine.without_llm],
                   "problems": found.problems}  # fmt: skip
         if bundle.has(TEXT):
             result["text"] = {"rows": found.texts, "difference": found.text, "allowed": found.allowed.text,
@@ -102,7 +102,7 @@ def _why_no_text(engine: Engine) -> str:
 
     if not engine.bundle.has(TEXT_REFERENCE):
         return f"the bundle has no {TEXT_REFERENCE}"
-    return f"{TEXT_REFERENCE} holds no text" if engine.encoder.make_vectors else "; ".join(engine.warnings)
+    return f"{TEXT_REFERENCE} holds no text" if engine.encoder.make_vectors else engine.wordless
 
 
 def _score_lines(result: dict[str, Any]) -> Iterator[str]:

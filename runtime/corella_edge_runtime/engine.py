@@ -66,7 +66,7 @@ class Engine:
             self.know_cost(wanted=True)
         self.policy: Policy = self.parse_threshold(written)
         self.written = f"{written} ({self.routing.threshold})" if written == OWN.prefix else str(written)
-        self._of_llm = ""
+        self.without_llm = self.wordless = ""  # why there is no LLM, and why no vectors are made of words
         self.setup: Setup | None = None
         self.router = Router(0.0, np.random.default_rng())
         catalog, prompt = encoder.catalog, bundle.prompt()
@@ -150,7 +150,7 @@ class Engine:
         engine.setup, engine.router.share = setup, explore
         replaced = "" if side is None else replaced_catalogue(opened)
         engine._lasting += [*warnings, *(text for text in (wordless, replaced) if text)]
-        engine._of_llm = warning
+        engine.without_llm, engine.wordless = warning, wordless
         if side is not None and side.verdict is not None and side.verdict.sentence:
             engine._lasting.append(side.verdict.sentence)
         return engine
@@ -168,8 +168,8 @@ class Engine:
     @property
     def warnings(self) -> list[str]:
         """What is missing or degraded now, one sentence each; an LLM that has come since is no longer missing."""
-        missing = self._of_llm and not self.stats().get("alive")
-        return [*self._lasting, *([self._of_llm] if missing else [])]
+        missing = self.without_llm and not self.stats().get("alive")
+        return [*self._lasting, *([self.without_llm] if missing else [])]
 
     @property
     def memory(self) -> tuple[int, int, tuple[str, ...] | None]:

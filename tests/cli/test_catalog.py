@@ -33,6 +33,7 @@ def test_a_replacement_is_written_verified_and_explained(
     assert rows.startswith("0 reference rows kept, ")
     assert path == str(tmp_path / "new")
     assert "reference rows of the new items: what this machine computes, not the training" in done.err
+    assert "1 of the 3 items are ids that the base model has never seen: it goes by" in " ".join(done.err.split())
     assert list(new.schema()[1].ids) == ["new-1", "i3", "i4"]
     done = corella("verify", tmp_path / "new", "--llm-threads", 1)
     assert done.code == 0, done

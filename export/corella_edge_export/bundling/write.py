@@ -32,6 +32,7 @@ from corella_edge_export.bundling import adapters, file_types, ready, verify
 from corella_edge_export.bundling.calibration import Calibrating
 from corella_edge_export.bundling.passes import Stages
 from corella_edge_export.bundling.popular import popular_lines
+from corella_edge_export.bundling.ranked import ndcg
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
 from corella_edge_export.data.rowset import RowSet, choose_rows, choose_users, history_needed
 from corella_edge_export.evaluation.scored import Json, number
@@ -172,6 +173,9 @@ class Export:
             if (self.folder / of).exists():
                 quantize_int8(self.folder / of, self.folder / name, self.schema)
         self.judge("crm_int8", self.crm_scores(Crm(path, self.schema), self.requests))
+        if self.run.recipe.crm.family.ranks:
+            for name, crm in (("crm", Crm(source, self.schema)), ("crm_int8", Crm(path, self.schema))):
+                self.metrics.setdefault(name, {})["ndcg@10"] = ndcg(crm, self.encoder, self.sample)
 
     def write_text(self) -> None:
         """text.onnx and its tokenizer, where the items' text vectors come of an encoder."""
@@ -181,12 +185,11 @@ class Export:
         recipe = self.run.recipe
         texts = texts_of(self.run.data, recipe.crm.text)
         with self.stages.of("text vectors: the encoder to ONNX"):
-            self.text = to_onnx.write(*made, self.folder, texts[: to_onnx.JUDGED], recipe.export.text_int8)
+            self.text = to_onnx.write(*made, self.folder, to_onnx.judged(texts, recipe.seed), recipe.export.text_int8)
             found = to_onnx.write_reference(self.folder, texts, reader(*made), self.schema.text_width)
         self.differences["text"] = found
-        if "cosine_mean" in self.text:
-            kept = "" if self.text["int8"] else f", below {to_onnx.LIKE}: {bundle.TEXT} stays in float32"
-            self.say(f"text vectors: INT8 at a mean cosine of {self.text['cosine_mean']:.4f} with float32{kept}")
+        if recipe.export.text_int8:
+            self.say(f"text vectors: {to_onnx.verdict(self.text)}")
 
     def write_llm(self, prompts: PromptEncoder) -> None:
         """llm.gguf and its variants; f16 must equal transformers, quantised types are judged by their metrics."""
@@ -315,7 +318,7 @@ class Export:
         labels = (rows or self.sample).labels
         known = ~np.isnan(probability)
         found = asdict(metrics.quality(probability[known], labels[known]))
-        self.metrics[name] = {metric: number(value) for metric, value in found.items()}
+        self.metrics.setdefault(name, {}).update({metric: number(value) for metric, value in found.items()})
 
     def write_json(self, name: str, value: Any) -> None:
         (self.folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", "utf-8")

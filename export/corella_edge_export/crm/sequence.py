@@ -17,6 +17,8 @@ from corella_edge_export.crm.layers import in_parts, mlp
 from corella_edge_export.crm.recipe import CrmRecipe, SequenceRecipe
 
 NO_EVENTS = torch.empty(0)
+# Least scale of a model that learns the next item: its logits must order as its products do, and stay apart in float32.
+LEAST_SCALE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class SequenceModel(FieldsModel):
         assert isinstance(own, SequenceRecipe)
         super().__init__(schema, own, recipe.features, pools=False, tells=True)
         d = self.width = own.embedding_dim
-        self.dot = own.head == "dot"
+        self.dot, self.ranks = own.head == "dot", own.ranks
         self._numeric = [f for f in self.fields if f.side == "item" and f.kind == "numeric"]
         self.numbers: nn.Linear | None = None
         self.enter = nn.Sequential(nn.LayerNorm(d), nn.Dropout(own.dropout))
@@ -130,9 +132,14 @@ class SequenceModel(FieldsModel):
         return vectors if self.person is None else vectors + self.person(self.user_side(feed, None, NO_EVENTS))
 
     def catalogue_scores(self, feed: dict[str, Tensor], items: dict[str, Tensor]) -> Tensor:
-        """float32 [b, n], the higher the sooner a user of `feed` likes an item of `items`: products, not logits."""
+        """Logits float32 [b, n], the higher the sooner a user of `feed` likes an item of `items`."""
         _, [users] = self.states(feed)
-        return users @ self.item_vectors(items).T
+        return self.fitted(users @ self.item_vectors(items).T)
+
+    def fitted(self, products: Tensor) -> Tensor:
+        """Logits of products; where these learn the next item, in the same order, whatever the labels want."""
+        scale = self.scale.clamp(min=LEAST_SCALE) if self.ranks else self.scale
+        return products * scale + self.offset
 
     def item_vectors(self, feed: dict[str, Tensor]) -> Tensor:
         """float32 [n, d]: what an item is by itself, its id and attributes; its numbers where products decide."""
@@ -200,8 +207,7 @@ class SequenceModel(FieldsModel):
         """Logits of items beside what the last block gives of their users, [n or 1, d]; and the users' vectors."""
         items, users = self.item_vectors(feed), self.user_vectors(feed, end)
         products = (items @ users.T).squeeze(1) if users.shape[0] == 1 else (items * users).sum(dim=1)
-        logits = products * self.scale + self.offset
-        return logits, [users.expand(items.shape[0], -1)]
+        return self.fitted(products), [users.expand(items.shape[0], -1)]
 
     def _decide(self, user: Tensor, item: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [t], and the layer before them [t, h]."""

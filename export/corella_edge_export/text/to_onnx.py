@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,19 @@ class Projected(nn.Module):
         return found
 
 
+def judged(texts: Sequence[str], seed: int) -> list[str]:
+    """A seeded sample of the texts that are not empty, at most `JUDGED`, in their order."""
+    there = [text for text in texts if text]
+    chosen = np.random.default_rng([seed, JUDGED]).permutation(len(there))[:JUDGED]
+    return [there[i] for i in np.sort(chosen).tolist()]
+
+
 def write(model: Any, tokenizer: Any, folder: Path, texts: Sequence[str], int8: bool = False) -> dict[str, float]:
     """text.onnx and text/tokenizer.json, checked against torch.
 
     Args:
         model: a `SentenceEncoder` or `Projected`.
-        texts: of the catalogue; by some of them the INT8 form is judged.
+        texts: by which the INT8 form is judged (`judged`).
         int8: write that form, if its vectors are near enough to the float32 ones (`LIKE`).
 
     Returns:
@@ -83,6 +90,14 @@ def write(model: Any, tokenizer: Any, folder: Path, texts: Sequence[str], int8: 
     _export(model, path)
     found = {"difference": _check(model, path, tokenizer.truncation["max_length"])}
     return found | (_write_int8(path, words, model.width, texts) if int8 else {})
+
+
+def verdict(found: Mapping[str, float]) -> str:
+    """What became of the INT8 form, by what `write` returned."""
+    if "cosine_mean" not in found:
+        return f"no item has words to judge INT8 by, so {TEXT} stays in float32"
+    kept = "" if found["int8"] else f", below {LIKE}: {TEXT} stays in float32"
+    return f"INT8 at a mean cosine of {found['cosine_mean']:.4f} with float32{kept}"
 
 
 def write_reference(

@@ -15,6 +15,7 @@ import numpy as np
 
 from corella_edge.bundle.artefact import POPULAR, ROUTING
 from corella_edge.catalog import Catalog
+from corella_edge.features.schema import ATTRIBUTES
 from corella_edge.json_lines import Reference
 from corella_edge.request import Candidate
 from corella_edge.request_message import parse_request
@@ -59,6 +60,7 @@ class Replacement(CatalogChange):
 
     def write(self, folder: Path, rows: Sequence[str]) -> str:
         """Fill an empty folder; the new version. `rows`, where there are none, are made by what was written."""
+        self.notes += self.never_seen()
         routing = self.bundle.json(ROUTING)
         marked = {**routing, CALIBRATED_ON: self.bundle.calibrated_on() or self.bundle.label}
         (folder / ROUTING).write_text(json.dumps(marked, ensure_ascii=False), "utf-8")
@@ -69,6 +71,20 @@ class Replacement(CatalogChange):
         (folder / REFERENCE).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), "utf-8")
         self.notes.append(f"{len(made)} reference rows of the new items: what this machine computes, not the training")
         return self.seal(folder, len(self.reference))
+
+    def never_seen(self) -> list[str]:
+        """One sentence, if the base model knows items by id and some of the new ones are none of its own."""
+        fields = self.schema.of("categorical", side="item")
+        known = next((self.schema.vocabularies[f.vocab] for f in fields if f.source == "id"), None)
+        if known is None or not known.values:
+            return []
+        ids = self.after.catalog.ids
+        unseen = int(known.is_unseen(known.indices(ids)).sum())
+        own = sorted({f.source for f in self.schema.fields if f.side == "item" and f.kind in ATTRIBUTES} - {"id"})
+        words = self.schema.text_attributes
+        goes_by = ", ".join([*own, *([f"the words of {' and '.join(words)}"] if words else [])])
+        return [f"{unseen:,} of the {len(ids):,} items are ids that the base model has never seen: it goes by "
+                f"{goes_by or 'nothing that tells them apart'}"] if unseen else []  # fmt: skip
 
     def _made(self, folder: Path) -> list[Mapping[str, Any]]:
         """Rows of new items, in the form of the old ones, as the bundle in `folder` scores them."""

@@ -16,6 +16,7 @@ INT8_MARGIN = 0.10
 # Most that a variant may lose against the trained model on the bundle's held-out rows.
 AUC_LOSS = 0.001
 LOGLOSS_RISE = 0.002
+NDCG_LOSS = 0.001  # of NDCG@10, where the model learns which item comes next
 BATCHES = (256, 1024, 128, 64)
 
 
@@ -106,12 +107,22 @@ def objection(metrics: Mapping[str, Any], name: str, reference: str) -> str:
     """Why the quality figures of verification.json speak against a file; empty if they do not.
 
     Args:
-        metrics: name → {"auc", "logloss", …}. name: the file's entry; reference: the entry of what was trained.
+        metrics: name → {"auc", "logloss", "ndcg@10", …}; entries that have the last one are of a model that ranks, and
+            are judged by it alone. name: the file's entry; reference: the entry of what was trained.
     """
-    figures = [_figures(metrics, entry) for entry in (name, reference)]
-    if any(found is None for found in figures):
+    ranked = [_numbers(metrics, entry, "ndcg@10") for entry in (name, reference)]
+    if all(ranked):
+        loss = ranked[1][0] - ranked[0][0]
+        return "" if loss <= NDCG_LOSS else f"its NDCG@10 is {loss:.4f} lower, at most {NDCG_LOSS} is accepted"
+    return _objection_to_labels(metrics, name, reference)
+
+
+def _objection_to_labels(metrics: Mapping[str, Any], name: str, reference: str) -> str:
+    """`objection` by AUC and log-loss."""
+    figures = [_numbers(metrics, entry, "auc", "logloss") for entry in (name, reference)]
+    if not all(figures):
         return f"no quality figures of {name} beside {reference} in verification.json"
-    (auc, loss), (auc_before, loss_before) = (found or (0.0, 0.0) for found in figures)
+    (auc, loss), (auc_before, loss_before) = figures
     if not auc_before - auc <= AUC_LOSS:
         return f"its AUC is {auc_before - auc:.4f} lower, at most {AUC_LOSS} is accepted"
     if not loss - loss_before <= LOGLOSS_RISE:
@@ -119,8 +130,9 @@ def objection(metrics: Mapping[str, Any], name: str, reference: str) -> str:
     return ""
 
 
-def _figures(metrics: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+def _numbers(metrics: Mapping[str, Any], name: str, *keys: str) -> list[float]:
+    """The entry's figures of these names; none unless it has them all."""
     entry = metrics.get(name)
-    found = [entry.get(key) for key in ("auc", "logloss")] if isinstance(entry, Mapping) else []
+    found = [entry.get(key) for key in keys] if isinstance(entry, Mapping) else []
     numbers = [float(value) for value in found if isinstance(value, (int, float)) and not isinstance(value, bool)]
-    return (numbers[0], numbers[1]) if len(numbers) == 2 else None
+    return numbers if len(numbers) == len(keys) else []

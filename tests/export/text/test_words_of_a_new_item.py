@@ -280,6 +280,17 @@ def test_eight_bit_weights_are_written_where_their_vectors_are_near_enough(
     np.testing.assert_allclose(TextModel(tmp_path / TEXT, tmp_path / TOKENIZER, 5).vectors(texts), exact, atol=1e-3)
 
 
+def test_int8_is_judged_by_words_from_all_over_the_catalogue() -> None:
+    texts = [""] * 600 + [f"item {i}" for i in range(2000)]
+    found = to_onnx.judged(texts, 1)
+    assert len(set(found)) == to_onnx.JUDGED
+    assert all(found)
+    assert found == to_onnx.judged(texts, 1) != to_onnx.judged(texts, 2)
+    assert int(found[0].split()[1]) < 100 < 1900 < int(found[-1].split()[1])
+    assert to_onnx.judged(["", ""], 1) == []
+    assert "no item has words" in to_onnx.verdict({"difference": 0.0, "int8": False})
+
+
 def test_verify_says_why_texts_are_not_repeated(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +300,8 @@ def test_verify_says_why_texts_are_not_repeated(
     told = CliRunner().invoke(cli, ["verify", str(bundle.root)])
     assert told.exit_code == 0, told.output
     assert "text vectors: not checked: making vectors of words needs" in " ".join(told.output.split())
+    assert "LLM: not checked: the bundle has no LLM" in told.output
+    assert told.output.count("the bundle has no LLM") == 1
     monkeypatch.undo()
     old = shutil.copytree(bundle.root, tmp_path / "old")
     for damage, why in (

@@ -47,7 +47,12 @@ def test_a_bundle_tells_what_a_run_that_ranks_is_judged_by(data: PreparedData, t
     chosen = recipe(crm={**KEYS, **NEXT}, llm=off, joint=off, continuation=off)
     stages.train(tmp_path / "run", chosen, data, quiet=True)
     run = Run.open(tmp_path / "run", data)
-    export(run, tmp_path / "bundle", ExportOptions(threads=1))
+    export(run, tmp_path / "bundle", ExportOptions(threads=1, crm_int8=True))
+    judged = json.loads((tmp_path / "bundle" / "verification.json").read_text("utf-8"))["metrics"]
+    exact, int8 = (judged[name]["ndcg@10"] for name in ("crm", "crm_int8"))
+    assert 0 < exact <= 1
+    assert abs(exact - int8) < 0.1
+    assert {"auc", "logloss"} <= judged["crm"].keys()
     told = json.loads((tmp_path / "bundle" / "verification.json").read_text("utf-8"))["metrics"]["next_item"]
     assert told["ndcg@10"] == pytest.approx(best_line(tmp_path / "run" / "crm")["ndcg"])
     assert told["items"] == len(data.item_ids)

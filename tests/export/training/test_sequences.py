@@ -10,18 +10,25 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from corella_edge import ranking  # noqa: E402
 from corella_edge.errors import RecipeError  # noqa: E402
 from corella_edge.features.encoder import FeatureEncoder  # noqa: E402
 from corella_edge.features.schema import FIRST, OOV, Schema  # noqa: E402
-from corella_edge_export.crm.ensemble import new_crm  # noqa: E402
+from corella_edge_export.crm.ensemble import members_of, new_crm  # noqa: E402
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
+from corella_edge_export.crm.sequence import LEAST_SCALE  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.training import loop  # noqa: E402
 from corella_edge_export.training.checkpoint import load_tensors  # noqa: E402
 from corella_edge_export.training.loop import Part, Schedule  # noqa: E402
 from corella_edge_export.training.tasks.crm import new_task, predict, tensors  # noqa: E402
-from corella_edge_export.training.tasks.sequences import NextItemTask, SequencesTask, item_feed  # noqa: E402
+from corella_edge_export.training.tasks.sequences import (  # noqa: E402
+    NextItemTask,
+    SequencesTask,
+    item_feed,
+    places_of,
+)
 from tiny_run import crm_recipe  # noqa: E402
 
 KEYS = {"kind": "sequence", "embedding_dim": 8, "heads": 2, "inner": 12, "history": 6, "history_block": 3,
@@ -103,6 +110,41 @@ def test_the_next_item_is_learnt_and_its_probability_fitted(data: PreparedData, 
     best = loop.fit(task, Schedule(1e-2, 1e-4, 6, 1, 6), tmp_path / "run" / "crm", 1, quiet=True)
     assert best["ndcg"] > before["ndcg"]
     assert abs(predict(task.model, task.train).mean() - task.train.labels.mean()) < 0.12
+
+
+def test_probabilities_keep_the_order_of_the_products_whatever_the_labels_want(data: PreparedData) -> None:
+    """Labels against the products bring the scale down to its least, also where a run saved a negative one."""
+    task = made(data, dropout=0.0, oov_rate=0.0, **NEXT)
+    with torch.no_grad():
+        task.model.scale.fill_(-0.5)
+    products = torch.linspace(-3, 3, 50)
+    assert (task.model.fitted(products).diff() > 0).all()
+    task.losses(task.batches(0)[0], 0, 0, Part())["label_loss"].backward()
+    assert task.model.scale.item() == pytest.approx(LEAST_SCALE)
+    assert task.model.scale.grad.abs() > 0  # it can rise again
+
+
+def test_members_rank_by_the_logits_that_are_served(data: PreparedData) -> None:
+    """A member of large products and a small scale does not outvote another."""
+    task = made(data, members=2, dropout=0.0, **NEXT)
+    first, second = members_of(task.model)
+    with torch.no_grad():
+        first.scale.fill_(0.01)
+        first.last.weight.mul_(50.0)
+        second.scale.fill_(2.0)
+    rows, chosen = task.valid, task.ranked
+    catalogue = tensors(item_feed(rows, np.arange(len(rows.data.item_ids))), torch.device("cpu"))
+    served = []
+    with torch.inference_mode():
+        for row in chosen:
+            feed = tensors(rows.batch(np.array([row])), torch.device("cpu"))
+            own = {name: catalogue.get(name, values) for name, values in feed.items()}
+            served.append(task.model.states(own)[0].numpy())
+    split, log = rows.split, rows.data.log
+    first_event = log.offsets[split.users[chosen]]
+    seen = [log.items[a : a + n] for a, n in zip(first_event.tolist(), split.positions[chosen].tolist(), strict=True)]
+    expected = ranking.ranks(np.stack(served), split.items[chosen].astype(np.int64), seen)
+    assert places_of([first, second], rows, chosen).tolist() == expected.tolist()
 
 
 def test_drawing_every_item_once_is_the_full_softmax(data: PreparedData) -> None:

@@ -88,7 +88,9 @@ def test_int8_needs_more_than_the_margin_of_the_others() -> None:
 
 METRICS = {"torch": {"auc": 0.75, "logloss": 0.5}, "Q8_0": {"auc": 0.7495, "logloss": 0.501},
            "Q4_0": {"auc": 0.748, "logloss": 0.5}, "Q2_K": {"auc": 0.75, "logloss": 0.51},
-           "none": {"auc": None, "logloss": 0.5}, "nan": {"auc": float("nan"), "logloss": 0.5}}  # fmt: skip
+           "none": {"auc": None, "logloss": 0.5}, "nan": {"auc": float("nan"), "logloss": 0.5},
+           "ranks": {"auc": None, "logloss": 0.5, "ndcg@10": 0.3}, "near": {"auc": None, "ndcg@10": 0.2995},
+           "far": {"auc": None, "logloss": 0.5, "ndcg@10": 0.29}}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,13 @@ def test_a_file_that_loses_accuracy_is_not_tried(name: str, message: str) -> Non
     found = objection(METRICS, name, "torch")
     assert found.startswith(message)
     assert bool(found) == bool(message)
+
+
+def test_what_ranks_is_judged_by_its_ranking() -> None:
+    """Of likes alone there is no AUC."""
+    assert objection(METRICS, "near", "ranks") == ""
+    assert objection(METRICS, "far", "ranks") == "its NDCG@10 is 0.0100 lower, at most 0.001 is accepted"
+    assert objection(METRICS, "none", "ranks").startswith("no quality figures of none beside ranks")
 
 
 @given(st.integers(0, 3000))

@@ -19,7 +19,7 @@ from corella_edge_export.crm.chunks import Along, Chunks
 from corella_edge_export.crm.ensemble import members_of
 from corella_edge_export.crm.recipe import CrmRecipe, SequenceRecipe
 from corella_edge_export.crm.rows import EncodedRows, Masking
-from corella_edge_export.crm.sequence import SequenceModel
+from corella_edge_export.crm.sequence import LEAST_SCALE, SequenceModel
 from corella_edge_export.training.loop import Metrics, Part
 from corella_edge_export.training.tasks.crm import CrmTask, device_of, tensors
 
@@ -130,6 +130,8 @@ class NextItemTask(SequencesTask):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The next item's loss, and the rows' logits [t], through which only the scale and the bias learn."""
         assert isinstance(member, SequenceModel)
+        with torch.no_grad():
+            member.scale.clamp_(min=LEAST_SCALE)  # below it there is no gradient that would bring it back
         users = member.user_vectors(feed, member.users_along(feed, **where))
         own = member.item_vectors(feed)
         scores = (users * own).sum(dim=1)
@@ -137,7 +139,7 @@ class NextItemTask(SequencesTask):
         wanted = self.others.places(self.train.split.items[mine.rows[liked]])
         less = (less[0].expand(len(own))[liked], less[1])
         loss = self.others.loss(users[liked], own[liked], member.item_vectors(items), wanted, drawn, less)
-        return loss / max(1, len(liked)), scores.detach() * member.scale + member.offset
+        return loss / max(1, len(liked)), member.fitted(scores.detach())
 
     def evaluate(self) -> Metrics:
         found = super().evaluate()
@@ -230,7 +232,7 @@ def next_item(model: CrmModel, valid: EncodedRows, seed: int) -> Metrics:
 
 
 def places_of(models: list[CrmModel], rows: EncodedRows, chosen: Indices) -> Indices:
-    """Ranks int64 [chosen] of the rows' items without the histories (`ranking.ranks`), by the sum of the products."""
+    """Ranks int64 [chosen] of rows' items without the histories (`ranking.ranks`), by the mean of members' logits."""
     catalogue = tensors(item_feed(rows, np.arange(len(rows.data.item_ids))), device_of(models[0]))
     parts = (chosen[i : i + AT_ONCE] for i in range(0, len(chosen), AT_ONCE))
     return np.concatenate([np.zeros(0, np.int64), *(_places(models, rows, part, catalogue) for part in parts)])
@@ -242,7 +244,7 @@ def _places(models: list[CrmModel], rows: EncodedRows, chosen: Indices, catalogu
     feed = tensors(rows.batch(chosen), device_of(models[0]))
     with torch.inference_mode():
         each = [model.catalogue_scores(feed, catalogue) for model in models if isinstance(model, SequenceModel)]
-        scores = torch.stack(each).sum(dim=0).cpu().numpy()
+        scores = torch.stack(each).mean(dim=0).cpu().numpy()
     first = log.offsets[split.users[chosen]]
     seen = [log.items[a : a + n] for a, n in zip(first.tolist(), split.positions[chosen].tolist(), strict=True)]
     found: Indices = ranking.ranks(scores, split.items[chosen].astype(np.int64), seen)
