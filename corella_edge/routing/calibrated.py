@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -20,12 +19,12 @@ from corella_edge.metrics import Sampled, row_loss
 from corella_edge.routing.curve import Cost, HeldOut, curve, cut, knee, point, won
 from corella_edge.routing.decision import Reach
 from corella_edge.routing.decision_curve import in_report
-from corella_edge.routing.fit import BASE, LEAST_SHARE, choose, fit_fusion, fitting, is_new, without_llm
+from corella_edge.routing.fit import BASE, LEAST_SHARE, check_enough, choose, fit_fusion, fitting, is_new, without_llm
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows
 from corella_edge.routing.measure import BY_ENTROPY, Measure, entropy
 from corella_edge.routing.order import order
-from corella_edge.routing.parts import Enough, Parts, by_time, enough, traps, unequal
+from corella_edge.routing.parts import Enough, Parts, by_time, check_apart, enough, moment, traps, unequal
 from corella_edge.routing.policy import RATIOS, Calibration, Policy
 from corella_edge.routing.promised import Promise, promised, realised
 from corella_edge.routing.routing_file import CALIBRATED_ON, calibration_json, finite
@@ -93,11 +92,11 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
     """Fit on the earlier part of `rows` and report on the later; or on all of `rows` and report on `later`.
 
     Raises:
-        InputError: what the measure looks at is not in the log, no row has the LLM's score, or the later part is too
-            small to show the gain that is wanted: the number of rows that would is named.
+        InputError: see `check_parts`; or the later part is too small to show the gain that is wanted: the number of
+            rows that would is named.
     """
     parts = by_time(rows, wanted.part) if later is None else Parts(rows, later)
-    check_parts(parts, wanted.measure)
+    check_parts(parts, wanted)
     fit, held = (_held(part, wanted) for part in (parts.fit, parts.held))
     bend = knee(fit)
     share = (bend or 0.0) if wanted.share is None else wanted.share
@@ -180,10 +179,13 @@ def measured(rows: LabelledRows, measure: Measure) -> Floats:
     return measure(rows.crm, rows.inputs_for(measure.needs))
 
 
-def check_parts(parts: Parts, measure: Measure) -> None:
-    """Raises InputError where a part lacks what the measure looks at, or any score of the LLM."""
+def check_parts(parts: Parts, wanted: Wanted) -> None:
+    """Raises InputError where a part lacks what the measure looks at, or any score of the LLM, the parts are not apart,
+    or the earlier one is too small to fit on."""
     for name, part in (("earlier", parts.fit), ("later", parts.held)):
-        _check(name, part, measure)
+        _check(name, part, wanted.measure)
+    check_apart(parts)
+    check_enough(parts.fit, wanted.share)
 
 
 def _check(name: str, part: LabelledRows, measure: Measure) -> None:
@@ -288,14 +290,6 @@ def about(rows: LabelledRows) -> Json:
         "to": moment(float(rows.time.max())),
         "sha256": rows.sha256(),
     }
-
-
-def moment(seconds: float) -> str:
-    """A Unix time as ISO 8601 in UTC; a number where the calendar does not reach."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-    except (OverflowError, ValueError, OSError):
-        return f"{seconds:g}"
 
 
 def routing_json(old: Json, found: Calibrated, wanted: Wanted) -> Json:

@@ -11,6 +11,7 @@ of its rows that the LLM has answered if those are fewer than `ENOUGH`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.errors import InputError
 from corella_edge.metrics import ece, quality
 from corella_edge.routing import gate_fit
 from corella_edge.routing.fit_maps import fit_maps
@@ -145,12 +147,45 @@ def few_new_items(rows: LabelledRows, fitted: Mask) -> str:
     if not is_new(rows).any():
         return f"the rows tell of no new item (input.{NEW_ITEM})"
     for name, part in zip(("known", "new"), _by_item(rows, fitted), strict=True):
-        users = [even_users(rows, part & of) for of in (rows.label > 0, rows.label <= 0)]
-        if part.sum() < ENOUGH or min(users) < FEW_USERS:
-            return (f"it takes {ENOUGH} answered rows of {name} items, with positive ones of {FEW_USERS} users and "
-                    f"negative ones of as many, and there are {part.sum():,}, of which the positive ones are spread as "
-                    f"over {users[0]:.1f} users and the negative ones as over {users[1]:.1f}")  # fmt: skip
+        if few := _few(rows, part, f"answered rows of {name} items"):
+            return few
     return ""
+
+
+def _few(rows: LabelledRows, part: Mask, of: str) -> str:
+    """Why the rows bool [n], called so, are too few to fit maps and weights on; empty if they are not."""
+    users = _users(rows, part)
+    if part.sum() >= ENOUGH and min(users) >= FEW_USERS:
+        return ""
+    return (f"it takes {ENOUGH} {of}, with positive ones of {FEW_USERS} users and negative ones of as many, and there "
+            f"are {part.sum():,}, of which the positive ones are spread as over {users[0]:.1f} users and the negative "
+            f"ones as over {users[1]:.1f}")  # fmt: skip
+
+
+def _users(rows: LabelledRows, part: Mask) -> tuple[float, float]:
+    """As how many users the positive and the negative ones of the rows bool [n] tell."""
+    return even_users(rows, part & (rows.label > 0)), even_users(rows, part & (rows.label <= 0))
+
+
+def check_enough(rows: LabelledRows, share: float | None) -> None:
+    """Raises InputError where rows are too few to fit maps, weights and the threshold of a share on (None = of one that
+    they tell themselves); it says how many it takes."""
+    few, needed = _few(rows, rows.known, "rows with the LLM's score"), 0
+    if few:
+        users = max(1.0, min(_users(rows, rows.known)))
+        needed = math.ceil(len(rows) * max(ENOUGH / max(1, rows.known.sum()), FEW_USERS / users, 1.0))
+    least = _rows_for(share)
+    if len(rows) < least:
+        few = few or f"the threshold of a share of {share:g} is a quantile of {least:,} rows or more"
+    if few:
+        raise InputError(f"too few rows: the earlier part, which is fitted on, has {len(rows):,} rows: {few}; that is "
+                         f"about {max(needed, least):,} rows; collect more, or fit on a larger part (--fit-part)"
+                         )  # fmt: skip
+
+
+def _rows_for(share: float | None) -> int:
+    """How many rows have one on either side of the threshold of a share."""
+    return 0 if share is None or not 0.0 < share < 1.0 else math.ceil(1.0 / min(share, 1.0 - share))
 
 
 def rules(rows: LabelledRows, fitted: Mask) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def by_time(made: Json, rule_name: str, log: LabelledRows) -> Json:
     wanted = Wanted(known.measure, known.fusion, None if policy.budget else known.share(policy), draws=DRAWS)
     try:
         parts = cut_by_time(log)
-        check_parts(parts, wanted.measure)
+        check_parts(parts, wanted)
         wanted, _ = fused(parts, wanted, rule_name)
         return record(calibrated(parts.fit, wanted, parts.held).result)
     except InputError as error:

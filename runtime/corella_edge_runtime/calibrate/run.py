@@ -106,7 +106,7 @@ def calibrate(
     """
     wanted, gate = replace(wanted, cost=None if cost is None else cost.of), None
     parts = by_time(rows, wanted.part) if later is None else Parts(rows, later)
-    check_parts(parts, wanted.measure)
+    check_parts(parts, wanted)
     wanted, fusions = fused(parts, wanted, fusion)
     if learned:
         wanted, gate = gated(parts, wanted)

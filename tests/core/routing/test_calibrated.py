@@ -12,15 +12,16 @@ import pytest
 
 from corella_edge.errors import InputError
 from corella_edge.metrics import row_loss
-from corella_edge.routing.calibrated import BEST, KEEP, Wanted, about, calibrated, fused, moment, routing_json
+from corella_edge.routing.calibrated import BEST, KEEP, Wanted, about, calibrated, fused, routing_json
+from corella_edge.routing.fit import ENOUGH
 from corella_edge.routing.forms import OWN, parse_threshold
 from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.log_odds import logit, sigmoid
 from corella_edge.routing.measure import Band, Disagreement, Entropy, Margin, Measure, entropy
-from corella_edge.routing.parts import Parts, by_time
+from corella_edge.routing.parts import Parts, by_time, moment
 from corella_edge.routing.routing_file import parse_routing
-from logs import labelled_log
+from logs import DAY, labelled_log
 
 LOG = labelled_log(600, 8, 150)
 QUICK = Wanted(share=0.1, gain=0.05, draws=60, ratios=(0.1,))
@@ -64,8 +65,10 @@ def test_shares_0_and_1_are_exact(share: float) -> None:
 
 
 def test_too_few_rows_are_refused_with_the_number_that_is_needed() -> None:
+    few = labelled_log(40, 8, 20)
+    earlier = changed(LOG, request="of the fit " + LOG.request, time=LOG.time - 40 * DAY)
     with pytest.raises(InputError, match="too few rows: ") as refused:
-        calibrated(labelled_log(40, 8, 20), replace(QUICK, gain=0.01))
+        calibrated(earlier, replace(QUICK, gain=0.01), few)
     needed = int(re.findall(r"takes about ([\d,]+) held-out rows", str(refused.value))[0].replace(",", ""))
     assert needed > 160
     enough = labelled_log(math.ceil(2.5 * needed / 8), 8, math.ceil(20 * 2.5 * needed / 160))
@@ -73,8 +76,57 @@ def test_too_few_rows_are_refused_with_the_number_that_is_needed() -> None:
 
 
 def test_rows_of_one_class_are_refused() -> None:
+    later = LOG.time >= by_time(LOG).held.time.min()
     with pytest.raises(InputError, match="it takes 20 users with a positive row and 20 with a negative one"):
-        calibrated(changed(LOG, label=np.zeros(len(LOG))), QUICK)
+        calibrated(changed(LOG, label=np.where(later, 0, LOG.label)), QUICK)
+    with pytest.raises(InputError, match=r"the earlier part, .*the positive ones are spread as over 0\.0 users"):
+        calibrated(changed(LOG, label=np.where(later, LOG.label, 0)), QUICK)
+
+
+def needed_to_fit(rows: LabelledRows, wanted: Wanted) -> int:
+    """How many rows the refusal of the earlier part says are needed."""
+    said = r"^too few rows: the earlier part, which is fitted on, has [\d,]+ rows: .*; that is about ([\d,]+) rows; collect"
+    with pytest.raises(InputError, match=said) as refused:
+        calibrated(rows, wanted)
+    found = re.search(said, str(refused.value))
+    assert found is not None
+    return int(found[1].replace(",", ""))
+
+
+@pytest.mark.parametrize("part", [0.0001, 0.01, 0.03])
+def test_too_few_rows_to_fit_on_are_refused_with_the_number_that_is_needed(part: float) -> None:
+    needed = needed_to_fit(LOG, replace(QUICK, part=part))
+    assert len(LOG) > needed > part * len(LOG)
+    assert needed >= ENOUGH
+    assert calibrated(LOG, replace(QUICK, part=3 * needed / len(LOG))).threshold > 0.0
+
+
+def test_few_answers_and_few_users_are_too_few_to_fit_on() -> None:
+    later = LOG.time >= by_time(LOG).held.time.min()
+    hidden = ~later & (np.arange(len(LOG)) % 50 > 0)
+    asked = changed(LOG, llm=np.where(hidden, np.nan, LOG.llm), propensity=np.where(later, 1.0, 0.02))
+    assert needed_to_fit(asked, QUICK) > len(LOG) // 2
+    alone = changed(LOG, user=np.where(later, LOG.user, "one of 19 " + (np.arange(len(LOG)) // 8 % 19).astype(str)))
+    assert needed_to_fit(changed(alone, user=alone.user.astype(object)), QUICK) > len(LOG) // 2
+
+
+def test_the_threshold_of_a_small_share_takes_as_many_rows_as_have_one_above_it() -> None:
+    for share in (1e-4, 1 - 1e-4):
+        assert needed_to_fit(LOG, replace(QUICK, share=share)) in (10_000, 10_001)  # as 1 - share rounds
+    assert calibrated(LOG, replace(QUICK, share=1e-3)).threshold > 0.0
+
+
+def test_rows_that_were_fitted_on_can_not_judge() -> None:
+    parts = by_time(LOG)
+    for held in (parts.fit, LOG, parts.fit.take(np.arange(8))):
+        with pytest.raises(InputError, match=r"^[\d,]+ of the [\d,]+ held-out rows are among those of the fit, too \("):
+            calibrated(parts.fit, QUICK, held)
+
+
+def test_an_earlier_log_can_not_judge_a_later_fit() -> None:
+    parts = by_time(LOG)
+    with pytest.raises(InputError, match=r"^the held-out rows, until 2023-.*, are all earlier than those of the fit, from"):
+        calibrated(parts.held, QUICK, parts.fit)
 
 
 def test_a_log_without_the_llm_is_refused() -> None:
