@@ -25,12 +25,11 @@ from corella_edge.routing.labelled import Floats, LabelledRows
 from corella_edge.routing.measure import BY_ENTROPY, Measure, entropy
 from corella_edge.routing.order import order
 from corella_edge.routing.parts import Enough, Parts, by_time, check_apart, enough, moment, traps, unequal
-from corella_edge.routing.policy import RATIOS, Calibration, Policy
+from corella_edge.routing.policy import RATIOS, Calibration, Policy, probability_points
 from corella_edge.routing.promised import Promise, promised, realised
 from corella_edge.routing.routing_file import CALIBRATED_ON, calibration_json, finite
 
 FORMAT = 1
-QUANTILES = 1001  # of the base model's probability
 BEST, KEEP = "best", "keep"  # fusions: that of the lowest log-loss, that of the bundle
 KEPT = ("parts", "measure", "wanted", "knee", "share", "power", "policy", "by_llm", "apgr", "warnings", "promise",
         "gate")  # fmt: skip
@@ -309,7 +308,7 @@ def routing_json(old: Json, found: Calibrated, wanted: Wanted) -> Json:
         "table": [_table_row(row) for row in found.result["curve"]],
         "rows": len(fit),
         "base_rate": float(fit.label.mean()),
-        "probabilities": np.quantile(fit.crm, np.linspace(0.0, 1.0, QUANTILES)).tolist(),
+        "probabilities": probability_points(fit.crm).tolist(),
         "calibrated": record(found.result),
         "fusions": found.result["fusions"]["earlier"] if found.result.get("fusions") else [],
     }
