@@ -173,8 +173,8 @@ def _check_owner(owners: dict[str, str], request: str, user: str) -> None:
 def _check_new(known: set[tuple[str, str]], request: str, item: str) -> None:
     """A row that is there twice would count as two that agree: intervals too narrow, promises too easily kept."""
     if (request, item) in known:
-        raise InputError(f"item: {item[:40]!r} has a row of request {request[:40]!r} already; leave the second one out, "
-                         "or give what was another request another id")  # fmt: skip
+        raise InputError(f"item: {item[:40]!r} has a row of request {request[:40]!r} already; leave the second one "
+                         "out, or give what was another request another id")  # fmt: skip
     known.add((request, item))
 
 

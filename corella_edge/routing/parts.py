@@ -67,9 +67,9 @@ def check_apart(parts: Parts) -> None:
     later = zip(parts.held.request.tolist(), parts.held.item.tolist(), strict=True)
     if both := [row for row in later if row in fitted]:
         request, item = both[0]
-        raise InputError(f"{len(both):,} of the {len(parts.held):,} held-out rows are among those of the fit, too (such "
-                         f"as item {item[:40]!r} of request {request[:40]!r}), and cannot judge what they have fitted; "
-                         "hold out other, later rows")  # fmt: skip
+        raise InputError(f"{len(both):,} of the {len(parts.held):,} held-out rows are among those of the fit, too "
+                         f"(item {item[:40]!r} of request {request[:40]!r} is one), and cannot judge what they have "
+                         "fitted; hold out other, later rows")  # fmt: skip
     last, first = float(parts.held.time.max()), float(parts.fit.time.min())
     if last < first:
         raise InputError(f"the held-out rows, until {moment(last)}, are all earlier than those of the fit, from "

@@ -91,8 +91,8 @@ class Calibration:
 
 
 def probability_points(p: Floats) -> Floats:
-    """float64 [q], ascending: the probabilities of calibration rows, float64 [n], that `Routing.probabilities` holds: all
-    of them, or quantiles where they are many."""
+    """float64 [q], ascending: of the probabilities float64 [n] of calibration rows what `Routing.probabilities` holds:
+    all, or quantiles where they are many."""
     many = len(p) > MOST_PROBABILITIES
     return np.quantile(p, np.linspace(0.0, 1.0, MOST_PROBABILITIES + 1)) if many else np.sort(p)
 
@@ -103,7 +103,7 @@ def _share_below(points: Floats, p: float, side: Literal["left", "right"]) -> fl
     place = int(np.searchsorted(points, p, side))
     if not 0 < place < len(points):
         return float(place > 0)
-    before, after = points[place - 1 : place + 1].tolist()
+    before, after = float(points[place - 1]), float(points[place])
     return (place - 1 + (p - before) / (after - before)) / (len(points) - 1)
 
 
@@ -255,7 +255,7 @@ class Routing:
         values: the calibration of the measure's values, where that is not the entropy.
         fusion: how both scores of a routed row become one.
         own: the bundle's own threshold in the unit of the measure; None = `threshold` says it.
-        probabilities: float64 [q], ascending: the base model's, of all calibration rows; quantiles where q is not `rows`.
+        probabilities: float64 [q], ascending: the base model's of all calibration rows; quantiles if q is not `rows`.
         base_rate: the share of the calibration rows that are positive.
         rows: how many of them there are.
         cost: of asking the LLM on this machine; None = not known.
@@ -299,7 +299,8 @@ class Routing:
         threshold, measure, points = policy.least(USUAL), policy.measure, self.probabilities
         if threshold == NEVER:
             return 0.0
-        if isinstance(measure, Band) and points is not None and self._fitted(measure) is None and not self.counts(measure):
+        counted = self._fitted(measure) is not None or self.counts(measure)
+        if isinstance(measure, Band) and points is not None and not counted:
             low, high = measure.low + threshold, measure.high - threshold
             return max(0.0, _share_below(points, high, "right") - _share_below(points, low, "left"))
         calibration = self.calibration_of(measure)

@@ -209,7 +209,7 @@ class Engine:
                 return
             cost = ask_cost.measure(self.llm, self.bundle, self.encoder.catalog)
             if cost is None and wanted:
-                self._lasting.append("the LLM does not answer, so what it costs is not known: nothing is asked by `ms:`")
+                self._lasting.append("the LLM does not answer, so its cost is not known: nothing is asked by `ms:`")
             if cost is not None or wanted:
                 self.routing = replace(self.routing, cost=cost or UNASKABLE)
 

@@ -39,10 +39,11 @@ def labelled_log(
     request, place = np.divmod(np.arange(n), candidates)  # up to 200 candidates: none of a request twice
     owner = rng.integers(0, users, requests)[request]
     told = rng.random(n) < known
+    first = rng.integers(0, 200, n)[candidates * request]
     return LabelledRows(
         request=np.array([f"r{i}" for i in request], dtype=np.object_),
         user=np.array([f"u{i}" for i in owner], dtype=np.object_),
-        item=np.array([f"i{i}" for i in (rng.integers(0, 200, n)[candidates * request] + place) % 200], dtype=np.object_),
+        item=np.array([f"i{i}" for i in (first + place) % 200], dtype=np.object_),
         time=1.7e9 + np.repeat(np.sort(rng.random(requests)) * 30 * DAY, candidates),
         label=(rng.random(n) < sigmoid(odds)).astype(np.float64),
         crm=sigmoid(seen + skew),

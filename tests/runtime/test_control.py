@@ -353,7 +353,7 @@ def test_a_threshold_of_a_request_s_own_follows_no_other_routes_and_leaves_none(
     wide, narrow = (tuple(at(Box(engine, ControlSettings()), nats).reason) for nats in (below, above))
     assert wide != narrow
     for own in ("ratio:1", "ratio:0", "margin:0.5", f"{below:.12f}", f"{above:.12f}"):
-        alone = tuple(box.rank(User(None, {}, person(1).history), threshold=own).reason)
+        alone = tuple(Box(engine, ControlSettings()).rank(person(1), threshold=own).reason)
         assert tuple(at(box, above, own).reason) == alone  # whatever is remembered
         assert tuple(at(box, above).reason) == narrow  # and by whatever was asked in between
         assert tuple(at(box, above, own).reason) == alone

@@ -161,7 +161,7 @@ def test_the_share_of_a_band_is_that_of_the_rows(values: list[float], ends: list
 def routing_data(p: Any, points: Any) -> dict[str, Any]:
     """routing.json of calibration rows with these probabilities."""
     calibration = calibration_json(Calibration.fit(entropy(p)))
-    return json.loads(json.dumps({"calibration": calibration, "rows": len(p), "probabilities": points.tolist()}))  # type: ignore[no-any-return]
+    return json.loads(json.dumps({"calibration": calibration, "rows": len(p), "probabilities": points.tolist()}))
 
 
 @pytest.mark.parametrize("ends", [(0.1, 0.3), (0.0, 0.123456), (0.5, 0.5), (0.25, 0.25), (0.0, 1.0), (0.997, 1.0)])
