@@ -59,7 +59,7 @@ def of_rows(
     users = np.array([data.user_ids[user] for user in rows.users.tolist()], dtype=np.object_)
     times = split.times[rows.indices]
     items = [data.item_ids[item] for item in split.items[rows.indices].tolist()]
-    request = _requests(users.tolist(), (times // DAY).tolist(), items)
+    request = request_names(users.tolist(), (times // DAY).tolist(), items)
     return LabelledRows(
         request=np.array(request, dtype=np.object_),
         user=users,
@@ -73,7 +73,7 @@ def of_rows(
     )
 
 
-def _requests(users: list[str], days: list[int], items: list[str]) -> list[str]:
+def request_names(users: list[str], days: list[int], items: list[str]) -> list[str]:
     """What the rows' requests are called, none of which has an item twice."""
     seen, found = Counter[tuple[str, str]](), list[str]()
     for user, day, item in zip(users, days, items, strict=True):
