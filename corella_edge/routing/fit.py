@@ -147,19 +147,12 @@ def few_new_items(rows: LabelledRows, fitted: Mask) -> str:
     if not is_new(rows).any():
         return f"the rows tell of no new item (input.{NEW_ITEM})"
     for name, part in zip(("known", "new"), _by_item(rows, fitted), strict=True):
-        if few := _few(rows, part, f"answered rows of {name} items"):
-            return few
+        users = _users(rows, part)
+        if part.sum() < ENOUGH or min(users) < FEW_USERS:
+            return (f"it takes {ENOUGH} answered rows of {name} items, with positive ones of {FEW_USERS} users and "
+                    f"negative ones of as many, and there are {part.sum():,}, of which the positive ones are spread as "
+                    f"over {users[0]:.1f} users and the negative ones as over {users[1]:.1f}")  # fmt: skip
     return ""
-
-
-def _few(rows: LabelledRows, part: Mask, of: str) -> str:
-    """Why the rows bool [n], called so, are too few to fit maps and weights on; empty if they are not."""
-    users = _users(rows, part)
-    if part.sum() >= ENOUGH and min(users) >= FEW_USERS:
-        return ""
-    return (f"it takes {ENOUGH} {of}, with positive ones of {FEW_USERS} users and negative ones of as many, and there "
-            f"are {part.sum():,}, of which the positive ones are spread as over {users[0]:.1f} users and the negative "
-            f"ones as over {users[1]:.1f}")  # fmt: skip
 
 
 def _users(rows: LabelledRows, part: Mask) -> tuple[float, float]:
@@ -170,17 +163,18 @@ def _users(rows: LabelledRows, part: Mask) -> tuple[float, float]:
 def check_enough(rows: LabelledRows, share: float | None) -> None:
     """Raises InputError where rows are too few to fit maps, weights and the threshold of a share on (None = of one that
     they tell themselves); it says how many it takes."""
-    few, needed = _few(rows, rows.known, "rows with the LLM's score"), 0
-    if few:
-        users = max(1.0, min(_users(rows, rows.known)))
-        needed = math.ceil(len(rows) * max(ENOUGH / max(1, rows.known.sum()), FEW_USERS / users, 1.0))
-    least = _rows_for(share)
-    if len(rows) < least:
-        few = few or f"the threshold of a share of {share:g} is a quantile of {least:,} rows or more"
-    if few:
-        raise InputError(f"too few rows: the earlier part, which is fitted on, has {len(rows):,} rows: {few}; that is "
-                         f"about {max(needed, least):,} rows; collect more, or fit on a larger part (--fit-part)"
-                         )  # fmt: skip
+    users, least = _users(rows, rows.known), _rows_for(share)
+    fewest, number = min(users), len(rows)
+    if fewest >= FEW_USERS and number >= least:
+        return
+    needed = max(least, math.ceil(number * max(1.0, FEW_USERS / max(1.0, fewest))))
+    why = f"the threshold of a share of {share or 0.0:g} is a quantile of {least:,} rows or more"
+    if fewest < FEW_USERS:
+        why = (f"it takes rows with the LLM's score, positive ones of {FEW_USERS} users and negative ones of as many, "
+               f"and here the positive ones are spread as over {users[0]:.1f} users, the negative ones as over "
+               f"{users[1]:.1f}")  # fmt: skip
+    raise InputError(f"too few rows: the earlier part, which is fitted on, has {number:,} rows: {why}; that is about "
+                     f"{needed:,} rows; collect more, or fit on a larger part (--fit-part)")  # fmt: skip
 
 
 def _rows_for(share: float | None) -> int:

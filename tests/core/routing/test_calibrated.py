@@ -13,13 +13,12 @@ import pytest
 from corella_edge.errors import InputError
 from corella_edge.metrics import row_loss
 from corella_edge.routing.calibrated import BEST, KEEP, Wanted, about, calibrated, fused, routing_json
-from corella_edge.routing.fit import ENOUGH
 from corella_edge.routing.forms import OWN, parse_threshold
 from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.log_odds import logit, sigmoid
 from corella_edge.routing.measure import Band, Disagreement, Entropy, Margin, Measure, entropy
-from corella_edge.routing.parts import Parts, by_time, moment
+from corella_edge.routing.parts import FEW_USERS, Parts, by_time, moment
 from corella_edge.routing.routing_file import parse_routing
 from logs import DAY, labelled_log
 
@@ -97,14 +96,14 @@ def needed_to_fit(rows: LabelledRows, wanted: Wanted) -> int:
 def test_too_few_rows_to_fit_on_are_refused_with_the_number_that_is_needed(part: float) -> None:
     needed = needed_to_fit(LOG, replace(QUICK, part=part))
     assert len(LOG) > needed > part * len(LOG)
-    assert needed >= ENOUGH
+    assert needed >= FEW_USERS
     assert calibrated(LOG, replace(QUICK, part=3 * needed / len(LOG))).threshold > 0.0
 
 
 def test_few_answers_and_few_users_are_too_few_to_fit_on() -> None:
     later = LOG.time >= by_time(LOG).held.time.min()
-    hidden = ~later & (np.arange(len(LOG)) % 50 > 0)
-    asked = changed(LOG, llm=np.where(hidden, np.nan, LOG.llm), propensity=np.where(later, 1.0, 0.02))
+    hidden = ~later & (np.arange(len(LOG)) % 100 > 0)
+    asked = changed(LOG, llm=np.where(hidden, np.nan, LOG.llm), propensity=np.where(later, 1.0, 0.01))
     assert needed_to_fit(asked, QUICK) > len(LOG) // 2
     alone = changed(LOG, user=np.where(later, LOG.user, "one of 19 " + (np.arange(len(LOG)) // 8 % 19).astype(str)))
     assert needed_to_fit(changed(alone, user=alone.user.astype(object)), QUICK) > len(LOG) // 2
