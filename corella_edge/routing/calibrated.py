@@ -184,7 +184,8 @@ def check_parts(parts: Parts, wanted: Wanted) -> None:
     for name, part in (("earlier", parts.fit), ("later", parts.held)):
         _check(name, part, wanted.measure)
     check_apart(parts)
-    check_enough(parts.fit, wanted.share)
+    if wanted.share != 0.0 or wanted.promise is not None:  # else nothing is asked, whatever is fitted
+        check_enough(parts.fit, wanted.share)
 
 
 def _check(name: str, part: LabelledRows, measure: Measure) -> None:

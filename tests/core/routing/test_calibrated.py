@@ -113,6 +113,7 @@ def test_the_threshold_of_a_small_share_takes_as_many_rows_as_have_one_above_it(
     for share in (1e-4, 1 - 1e-4):
         assert needed_to_fit(LOG, replace(QUICK, share=share)) in (10_000, 10_001)  # as 1 - share rounds
     assert calibrated(LOG, replace(QUICK, share=1e-3)).threshold > 0.0
+    assert calibrated(LOG, replace(QUICK, share=0.0, part=0.01)).threshold == math.inf  # asks about nothing
 
 
 def test_rows_that_were_fitted_on_can_not_judge() -> None:
