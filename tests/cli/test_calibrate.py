@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -173,6 +174,19 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
     assert said in done.err
     assert done.out == ""
     assert set(tmp_path.iterdir()) == before
+
+
+def test_no_next_step_is_named_where_nothing_is_gained(corella, bundle, logged, tmp_path):
+    log.write(replace(ROWS, llm=ROWS.crm), tmp_path / "same.jsonl")
+    same, helped = (
+        corella("calibrate", bundle, "--log", path, "--out", tmp_path / name, "--share", "0.1", *QUICK)
+        for name, path in (("same", tmp_path / "same.jsonl"), ("helped", logged))
+    )
+    assert same.code == helped.code == 0, same.err + helped.err
+    assert "warning: on the later rows the policy shows no gain" in same.err
+    assert "deploy push" not in same.err
+    assert "no gain" not in helped.err
+    assert "deploy push SITE" in helped.err
 
 
 def test_taken_folders_are_refused(corella, bundle, logged, tmp_path):

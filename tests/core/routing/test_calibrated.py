@@ -249,6 +249,27 @@ def test_what_the_llm_brings_of_a_fitted_fusion_is_told_apart_from_what_inputs_b
     assert any("not shown to come from the LLM" in said for said in other["warnings"])
 
 
+NO_GAIN = "shows no gain over the base model"
+
+
+@pytest.mark.parametrize("name", ["replace", "blend", "stack", BEST, KEEP])
+def test_an_llm_that_repeats_the_base_model_is_told_to_gain_nothing_whatever_the_rule(name: str) -> None:
+    same = changed(LOG, llm=LOG.crm)
+    found = calibrated(same, fused(by_time(same), replace(QUICK, draws=400), name)[0]).result
+    gain = found["policy"]["over_crm"]
+    assert not gain["auc"]["low"] > 0.0
+    assert not gain["logloss"]["high"] < 0.0
+    assert any(NO_GAIN in said or "no weight" in said for said in found["warnings"])
+    helped = calibrated(LOG, fused(by_time(LOG), QUICK, name)[0]).result
+    assert not any(NO_GAIN in said for said in helped["warnings"])
+
+
+def test_a_policy_that_asks_about_nothing_is_not_told_to_ask_about_nothing() -> None:
+    for fusion in (DEAF, Fusion()):
+        found = calibrated(changed(LOG, llm=LOG.crm), replace(QUICK, share=0.0, fusion=fusion))
+        assert not any("--share 0" in said for said in found.result["warnings"])
+
+
 @pytest.mark.parametrize("name", ["replace", "blend", KEEP])
 def test_a_fusion_that_weighs_nothing_has_no_part_without_the_llm(name: str) -> None:
     assert calibrated(LOG, fused(by_time(LOG), QUICK, name)[0]).result["by_llm"] is None
