@@ -105,7 +105,7 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
     if wanted.promise is not None:
         threshold, told = _promised(wanted.promise, wanted, parts, held, share)
         share = float((fit.values >= threshold).mean())
-    power, reach = _enough(held, threshold, wanted.gain, wanted.fusion), _reach(parts.fit, wanted)
+    power, reach = _enough(held, threshold, wanted), _reach(parts.fit, wanted)
     by_llm = _by_llm(held, threshold, wanted)
     judged = _judged(fit, held, threshold, wanted)
     result = {
@@ -114,8 +114,7 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
                   "users_in_both": len(np.intersect1d(parts.fit.user, parts.held.user))},
         "measure": wanted.measure.to_json(), "fusion": wanted.fusion.to_json(),
         "wanted": wanted.share, "knee": bend, "share": share,
-        "power": {"smallest": power.smallest, "wanted": power.wanted, "needed": power.needed,
-                  "positive_users": power.positive, "negative_users": power.negative, "told": str(power)},
+        "power": power and _told(power),
         "weights": _weights(held),
         **judged, "by_llm": by_llm,
         "promise": told or None, "reach": None if reach is None else reach.to_json(),
@@ -194,6 +193,9 @@ def _check(name: str, part: LabelledRows, measure: Measure) -> None:
     if not part.known.any():
         raise InputError(f"llm: no row of the {name} part has the LLM's score; to show what asking "
                          "brings, take a sample of its answers down (`serve --shadow`)")  # fmt: skip
+    if (part.label == part.label[0]).all():
+        raise InputError(f"label: it is {part.label[0]:g} in every row of the {name} part; rows with label 1 and rows "
+                         "with label 0 are needed")  # fmt: skip
 
 
 def _held(part: LabelledRows, wanted: Wanted) -> HeldOut:
@@ -206,19 +208,31 @@ def unheard(rows: LabelledRows, rule: Fusion) -> bool:
     return np.array_equal(no, yes)
 
 
-def _enough(held: HeldOut, threshold: float, gain: float, rule: Fusion) -> Enough:
-    """Raises InputError, which says how many rows would be enough."""
+def _enough(held: HeldOut, threshold: float, wanted: Wanted) -> Enough | None:
+    """None where nothing is to be routed, so that no gain is looked for; but that no share gains anything, as a knee
+    says it, takes rows that would show a gain.
+
+    Raises:
+        InputError: says how many rows would be enough.
+    """
     chosen = held.chosen(threshold)
+    if threshold == math.inf and (wanted.share is not None or wanted.promise is not None):
+        return None
     if not chosen.any():  # what the LLM alone gains is all there is to see
         chosen = held.chosen(-math.inf)
     difference = None
-    if not unheard(held.judged, rule) and not np.array_equal(held.answer(chosen), held.alone):
+    if not unheard(held.judged, wanted.fusion) and not np.array_equal(held.answer(chosen), held.alone):
         figures, crm = held.judge(held.answer(chosen))["auc"], held.judge(held.alone)["auc"]
         difference = Sampled(figures.value - crm.value, figures.draws - crm.draws)
-    found = enough(held.judged, difference, gain)
+    found = enough(held.judged, difference, wanted.gain)
     if not found.holds:
         raise InputError(f"too few rows: {found}; {found.advice}")
     return found
+
+
+def _told(power: Enough) -> Json:
+    return {"smallest": power.smallest, "wanted": power.wanted, "needed": power.needed,
+            "positive_users": power.positive, "negative_users": power.negative, "told": str(power)}  # fmt: skip
 
 
 def _thresholds(fit: HeldOut, wanted: Wanted) -> dict[float, float]:

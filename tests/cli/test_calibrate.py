@@ -176,6 +176,17 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
     assert set(tmp_path.iterdir()) == before
 
 
+def test_the_advice_to_ask_about_nothing_can_be_followed(corella, bundle, tmp_path):
+    log.write(labelled_log(40, 8, 30), tmp_path / "few.jsonl")
+    options = ("--log", tmp_path / "few.jsonl", "--out", tmp_path / "new", "--no-cost", "--no-verify")
+    assert "too few rows" in corella("calibrate", bundle, *options, "--share", "0.3").err
+    done = corella("calibrate", bundle, *options, "--share", "0")
+    assert done.code == 0, done.err
+    assert Bundle.open(tmp_path / "new").routing().threshold == "ratio:0"
+    assert "so no gain was looked for" in (tmp_path / "new-report/report.md").read_text()
+    assert "deploy push SITE" in done.err
+
+
 def test_no_next_step_is_named_where_nothing_is_gained(corella, bundle, logged, tmp_path):
     log.write(replace(ROWS, llm=ROWS.crm), tmp_path / "same.jsonl")
     same, helped = (

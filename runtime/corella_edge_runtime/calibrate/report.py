@@ -258,7 +258,7 @@ def _sentence(text: str) -> str:
 def _log(result: Json) -> Section:
     parts, power = result["parts"], result["power"]
     said = [
-        f"{power['told']}.",
+        f"{power['told']}." if power else "The LLM is asked about nothing, so no gain was looked for.",
         "The log is cut by time: requests are never torn, users may be in both parts "
         f"({parts['users_in_both']:,} are), as before and after a policy goes into operation.",
     ]

@@ -72,9 +72,25 @@ def test_too_few_rows_are_refused_with_the_number_that_is_needed() -> None:
     assert calibrated(enough, replace(QUICK, gain=0.01)).result["power"]["smallest"] <= 0.01
 
 
-def test_rows_of_one_class_are_refused() -> None:
-    with pytest.raises(InputError, match="it takes 20 users with a positive row and 20 with a negative one"):
-        calibrated(changed(LOG, label=np.zeros(len(LOG))), QUICK)
+@pytest.mark.parametrize("label", [0.0, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.1, None])
+def test_labels_of_one_class_are_refused_before_any_number_is_named(label: float, share: float | None) -> None:
+    one = changed(LOG, label=np.full(len(LOG), label))
+    late = changed(LOG, label=np.where(LOG.time >= by_time(LOG).held.time.min(), label, LOG.label))
+    for rows, part in ((one, "earlier"), (late, "later")):
+        said = f"label: it is {label:g} in every row of the {part} part; rows with label 1 and rows with label 0 are"
+        with pytest.raises(InputError, match=said):
+            calibrated(rows, replace(QUICK, share=share))
+
+
+def test_a_policy_that_asks_about_nothing_needs_no_rows_that_show_a_gain() -> None:
+    few = labelled_log(40, 8, 20)
+    found = calibrated(few, replace(QUICK, gain=1e-6, share=0.0))
+    assert found.threshold == math.inf
+    assert found.result["power"] is None
+    for wanted in (replace(QUICK, gain=1e-6), replace(QUICK, gain=1e-6, share=None)):
+        with pytest.raises(InputError, match="too few rows"):
+            calibrated(few, wanted)
 
 
 def test_a_log_without_the_llm_is_refused() -> None:
