@@ -66,7 +66,7 @@ def summary(result: Json) -> list[str]:
         f"{own['requests_touched']:.1%} of the requests{cost}.",
         f"AUC {_interval(own['auc'])}, {_interval(auc, '+')} over the base model; log-loss "
         f"{_interval(own['over_crm']['logloss'], '+')}.",
-        *([_by_llm(result["by_llm"])] if result["by_llm"] else []),
+        *([_by_llm(result["by_llm"], own["over_crm"])] if result["by_llm"] else []),
         f"By the measure, what asking gains {VERDICTS[result['order']['gain']['verdict']]}.",
         *([f"{result['promise']['text']}"] if result["promise"] else []),
         *([_sentence(result["gate"]["text"])] if result["gate"] else []),
@@ -80,10 +80,21 @@ def _measure(result: Json) -> str:
     return f"the measure {name}" + (f" ({more})" if more else "")
 
 
-def _by_llm(found: Json) -> str:
-    return (f"Of that, the LLM's answers bring AUC {_interval(found['auc'], '+')}, log-loss "
-            f"{_interval(found['logloss'], '+')}: the rest is what the fusion makes of the base model's score and of "
-            "inputs, without any LLM.")  # fmt: skip
+def _by_llm(found: Json, gain: Json) -> str:
+    """What the LLM's answers bring of the policy's gain; a part may be larger than the whole."""
+    brings = f"AUC {_interval(found['auc'], '+')}, log-loss {_interval(found['logloss'], '+')}"
+    auc, logloss = (round((gain[name]["value"] or 0.0) - (found[name]["value"] or 0.0), 4) for name in
+                    ("auc", "logloss"))  # fmt: skip
+    if auc >= 0.0 and logloss <= 0.0:
+        return (f"Of that, the LLM's answers bring {brings}: the rest is what the fusion makes of the base model's "
+                "score and of inputs, without any LLM.")  # fmt: skip
+    return (f"The LLM's answers bring {brings}. That is not the same as the whole: weighing the base model's score and "
+            f"inputs anew, which needs no LLM, {_moves(auc)} AUC and {_moves(logloss)} log-loss.")  # fmt: skip
+
+
+def _moves(change: float) -> str:
+    """As in "takes 0.0024 off the log-loss"."""
+    return f"adds {change:.4f} to the" if change >= 0.0 else f"takes {-change:.4f} off the"
 
 
 def _by_share(result: Json) -> Section:
