@@ -3,8 +3,8 @@
     python benchmarks/held_share.py BUNDLE [--target 0.1] [--window 30] [--windows 4] [--rate 8] [--out …]
 
 `serve BUNDLE --target-ratio 0.1 --window 30s` answers so many windows of the sample's users with items that training
-has seen, then as many of users nobody has seen, whose candidates are new items half of the time. Shares are counted from
-the answers; beside them stands what the threshold `ratio:0.1` would have asked about, which nothing holds.
+has seen, then as many of users nobody has seen, whose candidates are new items half of the time. Shares are counted
+from the answers; beside them stands what the threshold `ratio:0.1` would have asked about, which nothing holds.
 """
 
 from __future__ import annotations
