@@ -21,6 +21,7 @@ def result(by_llm: dict[str, float]) -> dict[str, Any]:
         "policy": {"over_crm": gain, "share": figure(0.12), "llm_ms": None, "threshold": 0.69, "requests_touched": 0.13,
                    "auc": figure(0.78)},
         "knee": None, "wanted": 0.1, "share": 0.1, "measure": {"name": "entropy"}, "promise": None, "gate": None,
+        "fusion": {"rule": "stack"},
         "order": {"gain": {"verdict": "monotone"}},
         "by_llm": {name: figure(value) for name, value in by_llm.items()},
     }  # fmt: skip
@@ -49,3 +50,17 @@ def test_what_is_larger_than_the_whole_is_no_part_of_it(auc: float, logloss: flo
     assert found.startswith(f"The LLM's answers bring AUC {auc:+.4f} [")
     assert found.endswith(said)
     assert "Of that" not in found
+
+
+def test_inputs_are_named_where_the_fusion_weighs_such() -> None:
+    found = result({"auc": 0.0178, "logloss": -0.0065})
+    assert "the base model's score anew" in summary(found)[3]
+    found["fusion"]["inputs"] = ["popularity"]
+    assert "the base model's score and inputs anew" in summary(found)[3]
+
+
+def test_a_policy_that_asks_about_nothing_says_so() -> None:
+    found = result(GAIN)
+    assert "where the measure entropy is at or above 0.69" in summary(found)[0]
+    found["policy"]["threshold"] = None
+    assert summary(found)[0].startswith("Policy: ask the LLM about nothing: the wanted share")
