@@ -157,7 +157,7 @@ def _decision(line: bytes, where: str, decoder: msgspec.json.Decoder[Decision]) 
     return found
 
 
-def read_logged(files: Iterable[Path]) -> LoggedRows:
+def read_logged(files: Iterable[Path], place: Path | str = "the log") -> LoggedRows:
     """The rows of a log of decisions, each once: of requests that share an id, and of a request's rows of an item, the
     first. Labels are unknown.
 
@@ -182,7 +182,7 @@ def read_logged(files: Iterable[Path]) -> LoggedRows:
             rows += [(request, user, *_row(candidate), decision.time or 0.0) for candidate in decision.candidates]
             inputs += _inputs(decision)
     if not rows:
-        raise InputError("the log holds no decision that was scored")
+        raise InputError(f"{place}: holds no decision that was scored")
     return _as_columns(rows, inputs)
 
 

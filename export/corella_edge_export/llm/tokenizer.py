@@ -106,7 +106,7 @@ def load_tokenizer(folder: Path) -> Any:
     if not folder.is_dir():
         raise InputError(f"{folder}: not a checkpoint directory")
     try:
-        if _of_version_5(folder):
+        if _describes_itself(folder):
             return _from_description(folder)
         # The flag only silences a warning about Mistral that every vocabulary this large gets.
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, fix_mistral_regex=False)
@@ -120,15 +120,17 @@ def _settings_of(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _of_version_5(folder: Path) -> bool:
-    """Whether transformers 5 saved it: its classes are others, while tokenizer.json says all that there is to know."""
+def _describes_itself(folder: Path) -> bool:
+    """Whether tokenizer.json alone is to be read: transformers 5 saved it, whose classes are others, or no file names
+    a class; transformers would then guess one by the model, which may cut the text otherwise and add tokens."""
     settings = _settings_of(folder)
     new = settings.get("tokenizer_class") == "TokenizersBackend" or "backend" in settings
-    return new and (folder / "tokenizer.json").is_file()
+    unnamed = not (folder / "tokenizer_config.json").is_file()
+    return (new or unnamed) and (folder / "tokenizer.json").is_file()
 
 
 def _from_description(folder: Path) -> Any:
-    """A tokenizer of tokenizer.json alone, with the special tokens that tokenizer_config.json names."""
+    """A tokenizer of tokenizer.json alone, with the special tokens that tokenizer_config.json names, or config.json."""
     from transformers import PreTrainedTokenizerFast
 
     special = {}
@@ -136,7 +138,21 @@ def _from_description(folder: Path) -> Any:
         token = _settings_of(folder).get(f"{kind}_token")
         if token is not None:
             special[f"{kind}_token"] = token["content"] if isinstance(token, dict) else token
-    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
+    made = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
+    for kind in ("bos", "eos", "pad"):
+        number = _ids_of(folder).get(f"{kind}_token_id")
+        if f"{kind}_token" not in special and isinstance(number, int):
+            setattr(made, f"{kind}_token", made.convert_ids_to_tokens(number))
+    return made
+
+
+def _ids_of(folder: Path) -> dict[str, Any]:
+    """What the model's config.json says; {} where tokenizer_config.json names the special tokens."""
+    path = folder / "config.json"
+    if (folder / "tokenizer_config.json").is_file() or not path.is_file():
+        return {}
+    found = json.loads(path.read_text("utf-8"))
+    return found if isinstance(found, dict) else {}
 
 
 def _first_line(error: Exception) -> str:

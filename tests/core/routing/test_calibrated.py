@@ -74,12 +74,25 @@ def test_too_few_rows_are_refused_with_the_number_that_is_needed() -> None:
     assert calibrated(enough, replace(QUICK, gain=0.01)).result["power"]["smallest"] <= 0.01
 
 
-def test_rows_of_one_class_are_refused() -> None:
-    later = LOG.time >= by_time(LOG).held.time.min()
-    with pytest.raises(InputError, match="it takes 20 users with a positive row and 20 with a negative one"):
-        calibrated(changed(LOG, label=np.where(later, 0, LOG.label)), QUICK)
-    with pytest.raises(InputError, match=r"the earlier part, .*the positive ones are spread as over 0\.0 users"):
-        calibrated(changed(LOG, label=np.where(later, LOG.label, 0)), QUICK)
+@pytest.mark.parametrize("label", [0.0, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.1, None])
+def test_labels_of_one_class_are_refused_before_any_number_is_named(label: float, share: float | None) -> None:
+    one = changed(LOG, label=np.full(len(LOG), label))
+    late = changed(LOG, label=np.where(LOG.time >= by_time(LOG).held.time.min(), label, LOG.label))
+    for rows, part in ((one, "earlier"), (late, "later")):
+        said = f"label: it is {label:g} in every row of the {part} part; rows with label 1 and rows with label 0 are"
+        with pytest.raises(InputError, match=said):
+            calibrated(rows, replace(QUICK, share=share))
+
+
+def test_a_policy_that_asks_about_nothing_needs_no_rows_that_show_a_gain() -> None:
+    few = labelled_log(40, 8, 20)
+    found = calibrated(few, replace(QUICK, gain=1e-6, share=0.0))
+    assert found.threshold == math.inf
+    assert found.result["power"] is None
+    for wanted in (replace(QUICK, gain=1e-6), replace(QUICK, gain=1e-6, share=None)):
+        with pytest.raises(InputError, match="too few rows"):
+            calibrated(few, wanted)
 
 
 def needed_to_fit(rows: LabelledRows, wanted: Wanted) -> int:
@@ -299,6 +312,27 @@ def test_what_the_llm_brings_of_a_fitted_fusion_is_told_apart_from_what_inputs_b
     assert other["policy"]["over_crm"]["auc"]["low"] > 0.0
     assert other["by_llm"]["auc"]["value"] == pytest.approx(0.0, abs=0.005)
     assert any("not shown to come from the LLM" in said for said in other["warnings"])
+
+
+NO_GAIN = "shows no gain over the base model"
+
+
+@pytest.mark.parametrize("name", ["replace", "blend", "stack", BEST, KEEP])
+def test_an_llm_that_repeats_the_base_model_is_told_to_gain_nothing_whatever_the_rule(name: str) -> None:
+    same = changed(LOG, llm=LOG.crm)
+    found = calibrated(same, fused(by_time(same), replace(QUICK, draws=400), name)[0]).result
+    gain = found["policy"]["over_crm"]
+    assert not gain["auc"]["low"] > 0.0
+    assert not gain["logloss"]["high"] < 0.0
+    assert any(NO_GAIN in said or "no weight" in said for said in found["warnings"])
+    helped = calibrated(LOG, fused(by_time(LOG), QUICK, name)[0]).result
+    assert not any(NO_GAIN in said for said in helped["warnings"])
+
+
+def test_a_policy_that_asks_about_nothing_is_not_told_to_ask_about_nothing() -> None:
+    for fusion in (DEAF, Fusion()):
+        found = calibrated(changed(LOG, llm=LOG.crm), replace(QUICK, share=0.0, fusion=fusion))
+        assert not any("--share 0" in said for said in found.result["warnings"])
 
 
 @pytest.mark.parametrize("name", ["replace", "blend", KEEP])

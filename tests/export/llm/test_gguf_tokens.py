@@ -267,3 +267,17 @@ def test_pieces_of_a_gguf_are_joined_as_llama_cpp_joins_them(tmp_path: Path, fir
     to_gguf.write_vocabulary(model.config, read, tmp_path / "again.gguf")
     again = Model(tmp_path / "again.gguf", vocabulary_only=True)
     assert [t for t in texts if again.tokenize(t) != opened.tokenize(t)] == []
+
+
+def test_a_folder_that_names_no_class_is_read_as_its_tokenizer_json_says(tmp_path: Path) -> None:
+    """transformers would take Llama's class for a Llama, which adds three tokens and cuts texts as SentencePiece does."""
+    copy_tokenizer("smollm2", tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2}))
+    read, described = load_tokenizer(tmp_path), Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert len(read) == described.get_vocab_size() == 49152
+    assert (read.bos_token, read.eos_token) == ("<|im_start|>", "<|im_end|>")  # of config.json
+    assert all(read.encode(text, add_special_tokens=False) == described.encode(text, add_special_tokens=False).ids
+               for text in TEXTS)  # fmt: skip
+    read.save_pretrained(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").eos_token == "<|im_end|>"
