@@ -69,7 +69,7 @@ def fitted(rows: LabelledRows, wanted: Wanted, gate: bool) -> Json:
     """The policy that `calibrate` fits, on later rows; or why it refuses to."""
     try:
         parts = by_time(rows, wanted.part)
-        check_parts(parts, wanted.measure)
+        check_parts(parts, wanted)
         wanted, _ = fused(parts, wanted, BEST)
         if gate:
             wanted, _ = gated(parts, wanted)

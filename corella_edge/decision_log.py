@@ -157,8 +157,9 @@ def _decision(line: bytes, where: str, decoder: msgspec.json.Decoder[Decision]) 
     return found
 
 
-def read_logged(files: Iterable[Path]) -> LoggedRows:
-    """The rows of a log of decisions, each once: of requests that share an id, the first. Labels are unknown.
+def read_logged(files: Iterable[Path], place: Path | str = "the log") -> LoggedRows:
+    """The rows of a log of decisions, each once: of requests that share an id, and of a request's rows of an item, the
+    first. Labels are unknown.
 
     A score that was asked for in the shadow stands where there is no other. A decision that names no request is one
     for itself, and one that names no user is of a user for itself; where a fallback ranked, nothing was routed.
@@ -176,11 +177,12 @@ def read_logged(files: Iterable[Path]) -> LoggedRows:
         request = f"decision {number}" if decision.id is None else an_id(decision.id, "id")
         if request not in seen:
             seen.add(request)
+            decision.candidates = [*{c.item: c for c in reversed(decision.candidates)}.values()][::-1]
             user = f"of {request}" if decision.user is None else an_id(decision.user, "user")
             rows += [(request, user, *_row(candidate), decision.time or 0.0) for candidate in decision.candidates]
             inputs += _inputs(decision)
     if not rows:
-        raise InputError("the log holds no decision that was scored")
+        raise InputError(f"{place}: holds no decision that was scored")
     return _as_columns(rows, inputs)
 
 

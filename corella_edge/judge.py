@@ -117,6 +117,12 @@ def gains(figures: Figures, other: Figures) -> Json:
     return {name: interval(sampled.gain(other[name])) for name, sampled in figures.items()}
 
 
+def better(gain: Json) -> bool:
+    """Whether the gain's interval (`gains`) lies above 0 in AUC, or below 0 in log-loss."""
+    low, high = gain["auc"]["low"], gain["logloss"]["high"]
+    return (low is not None and low > 0.0) or (high is not None and high < 0.0)
+
+
 def percents(figures: Figures, other: Figures) -> Json:
     """Each metric's gain in percent of the other's, with the interval of the paired ratio."""
     return {name: interval(sampled.percent(other[name])) for name, sampled in figures.items()}

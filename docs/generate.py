@@ -48,6 +48,7 @@ def pages() -> dict[Path, str]:
     }  # fmt: skip
     results = {
         "study": reached_page.study(study), "session": reached_page.session(session), "demo": reached_page.demo(demo),
+        "held-share": reached_page.held(_result("held-share")),
         "base-models": base_models_page.lines(RESULTS, PUBLISHED),
         "language-pays": language_page.pays(RESULTS),
         "own-tables": own_tables_page.lines(RESULTS, PUBLISHED), "serving": serving_page.lines(RESULTS),

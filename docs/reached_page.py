@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from corella_edge_export.evaluation.tables import ends, figure
@@ -122,6 +122,33 @@ def demo(result: Json) -> Iterator[str]:
         gains = [figure(at[0.3][name], "+") for name in ("gain", "gain_over_llm")]
         winners = ", ".join(f"{ratio:g}" for ratio in entry["beats_both"])
         yield f"| {seed} | {' | '.join([*auc, *gains])} | {winners} |"
+
+
+def held(result: Json) -> Iterator[str]:
+    """A share that the controller holds, by a real server."""
+    step, settled = _windows(result, of_step=True), _windows(result, of_step=False)
+    loose = [_ends([one["not_held"] for one in result["windows"] if one["after_step"] is after])
+             for after in (False, True)]  # fmt: skip
+    any_window = _ends(list(result["any_window"].values()))
+    window, target = f"{result['window_seconds']:g} s", f"{result['target']:g}"
+    command = f"serve --target-ratio {target} --window {window.replace(' ', '')}"
+    yield f"A share that is held (`benchmarks/held_share.py`): {result['requests']:,} requests to `{command}`,"
+    yield "halfway a step from known users and items to new users and, in part, new items. It asked about"
+    yield f"{_ends(settled)} of the candidates in {len(settled)} windows of {window}, and about {_ends(step)} in the"
+    yield f"one that begins with the step; in any window of {window}, the first and those that end in the {window}"
+    yield f"after the step left out, about {any_window}. The threshold `ratio:{target}`, which nothing holds, would"
+    yield f"have asked about {loose[0]} before the step and {loose[1]} after it."
+
+
+def _windows(result: Json, *, of_step: bool) -> list[float]:
+    """The share of the window that begins with the step, or those of all others."""
+    first = next(place for place, one in enumerate(result["windows"]) if one["after_step"])
+    return [one["share"] for place, one in enumerate(result["windows"]) if (place == first) is of_step]
+
+
+def _ends(shares: Sequence[float]) -> str:
+    low, high = f"{min(shares):.3f}", f"{max(shares):.3f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _rule(study: Json) -> str:

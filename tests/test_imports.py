@@ -205,7 +205,7 @@ CORE_ARROWS = {
     "formats": {"errors"},
     "history": {"errors"},
     "messages": {"errors", "formats"},
-    "routing": {"adapters", "errors", "judge", "metrics", "request"},
+    "routing": {"adapters", "errors", "history", "judge", "metrics", "request"},
     "features": {"catalog", "errors", "formats", "request"},
     "prompt": {"catalog", "errors", "features", "request"},
     "request_json": {"request"},

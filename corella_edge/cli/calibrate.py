@@ -161,6 +161,8 @@ def _cost(bundle: Path) -> AskCost | None:
 
 
 def _tell(label: str, result: dict[str, Any], out: Path, folder: Path, json: bool) -> None:
+    from corella_edge.judge import better
+    from corella_edge.routing.calibrated import asks
     from corella_edge_runtime.calibrate.report import summary
 
     for warning in result["warnings"]:
@@ -171,4 +173,5 @@ def _tell(label: str, result: dict[str, Any], out: Path, folder: Path, json: boo
         click.echo("\n".join(summary(result)))
         click.echo(f"{folder}: report.html, report.md, report.json")
         click.echo(f"{out}: {label}")
-    talk.then("deploy", "push", "SITE", out, "--canary", "0.1")
+    if better(result["policy"]["over_crm"]) or not asks(result["policy"]):
+        talk.then("deploy", "push", "SITE", out, "--canary", "0.1")

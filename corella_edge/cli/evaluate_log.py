@@ -65,7 +65,7 @@ def _report(told: dict[str, Any]) -> list[str]:
     lines = [f"{told['rows']:,} labelled rows ({told['positives']:,} positive) of {told['requests']:,} requests and "
              f"{told['users']:,} users; the LLM's answer to {told['answers']:,} of them, {told['random']:,} of which "
              "were asked at random"]  # fmt: skip
-    if not told["random"]:
+    if not told["random"] and told["answers"] < told["rows"]:
         lines += ["Nothing in this log was left to chance: it speaks for shares up to its own alone. `serve --explore` "
                   "or `serve --shadow` makes a log that speaks for all."]  # fmt: skip
     return lines

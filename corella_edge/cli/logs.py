@@ -48,7 +48,7 @@ def read_rows(place: Path) -> LoggedRows:
     from corella_edge.routing.replay import LoggedRows
 
     if place.suffix not in (".parquet", ".csv") and not _is_labelled(place):
-        return read_logged(decision_files(place, "LOG"))
+        return read_logged(decision_files(place, "LOG"), place)
     import numpy as np
 
     from corella_edge_runtime.calibrate.log import read
@@ -109,7 +109,12 @@ def read_policy(place: Path, threshold: str | None) -> Policy:
         own = parse_policy({"threshold": None, "measure": {"name": "entropy"}, **data})
         return parse_threshold(threshold, Routing(measure=own.measure, fusion=own.fusion))
     except BundleError as error:
-        raise InputError(f"{path}: {str(error).removeprefix('routing.json: ')}") from None
+        raise InputError(f"{path}: {_bare(str(error), path)}") from None
+
+
+def _bare(said: str, path: Path) -> str:
+    """Without the file's name, or that of a bundle's file, which parsers put before what they say."""
+    return said.removeprefix(f"{path.name}: ").removeprefix("routing.json: ")
 
 
 def write_rows(columns: Mapping[str, npt.NDArray[np.generic]], path: Path, lines: Callable[[], str]) -> None:

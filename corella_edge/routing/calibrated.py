@@ -6,32 +6,30 @@ Nothing of the later part is looked at before the policy is fixed, but for wheth
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from corella_edge.errors import InputError
-from corella_edge.judge import Json, gains, shown
+from corella_edge.judge import Json, better, gains, shown
 from corella_edge.metrics import Sampled, row_loss
 from corella_edge.routing.curve import Cost, HeldOut, curve, cut, knee, point, won
 from corella_edge.routing.decision import Reach
 from corella_edge.routing.decision_curve import in_report
-from corella_edge.routing.fit import BASE, LEAST_SHARE, choose, fit_fusion, fitting, is_new, without_llm
+from corella_edge.routing.fit import BASE, LEAST_SHARE, check_enough, choose, fit_fusion, fitting, is_new, without_llm
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows
 from corella_edge.routing.measure import BY_ENTROPY, Measure, entropy
 from corella_edge.routing.order import order
-from corella_edge.routing.parts import Enough, Parts, by_time, enough, traps, unequal
-from corella_edge.routing.policy import RATIOS, Calibration, Policy
+from corella_edge.routing.parts import Enough, Parts, by_time, check_apart, enough, moment, traps, unequal
+from corella_edge.routing.policy import RATIOS, Calibration, Policy, probability_points
 from corella_edge.routing.promised import Promise, promised, realised
 from corella_edge.routing.routing_file import CALIBRATED_ON, calibration_json, finite
 
 FORMAT = 1
-QUANTILES = 1001  # of the base model's probability
 BEST, KEEP = "best", "keep"  # fusions: that of the lowest log-loss, that of the bundle
 KEPT = ("parts", "measure", "wanted", "knee", "share", "power", "policy", "by_llm", "apgr", "warnings", "promise",
         "gate")  # fmt: skip
@@ -93,11 +91,11 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
     """Fit on the earlier part of `rows` and report on the later; or on all of `rows` and report on `later`.
 
     Raises:
-        InputError: what the measure looks at is not in the log, no row has the LLM's score, or the later part is too
-            small to show the gain that is wanted: the number of rows that would is named.
+        InputError: see `check_parts`; or the later part is too small to show the gain that is wanted: the number of
+            rows that would is named.
     """
     parts = by_time(rows, wanted.part) if later is None else Parts(rows, later)
-    check_parts(parts, wanted.measure)
+    check_parts(parts, wanted)
     fit, held = (_held(part, wanted) for part in (parts.fit, parts.held))
     bend = knee(fit)
     share = (bend or 0.0) if wanted.share is None else wanted.share
@@ -105,22 +103,22 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
     if wanted.promise is not None:
         threshold, told = _promised(wanted.promise, wanted, parts, held, share)
         share = float((fit.values >= threshold).mean())
-    power, reach = _enough(held, threshold, wanted.gain, wanted.fusion), _reach(parts.fit, wanted)
+    power, reach = _enough(held, threshold, wanted), _reach(parts.fit, wanted)
     by_llm = _by_llm(held, threshold, wanted)
+    judged = _judged(fit, held, threshold, wanted)
     result = {
         "format": FORMAT,
         "parts": {"fit": about(parts.fit), "held_out": about(parts.held),
                   "users_in_both": len(np.intersect1d(parts.fit.user, parts.held.user))},
         "measure": wanted.measure.to_json(), "fusion": wanted.fusion.to_json(),
         "wanted": wanted.share, "knee": bend, "share": share,
-        "power": {"smallest": power.smallest, "wanted": power.wanted, "needed": power.needed,
-                  "positive_users": power.positive, "negative_users": power.negative, "told": str(power)},
+        "power": power and _told(power),
         "weights": _weights(held),
-        **_judged(fit, held, threshold, wanted), "by_llm": by_llm,
+        **judged, "by_llm": by_llm,
         "promise": told or None, "reach": None if reach is None else reach.to_json(),
         "top": in_report(parts.held, held.values, wanted.fusion, _thresholds(fit, wanted), reach, wanted.cost,
                          wanted.draws),
-        "warnings": [*_doubts(wanted, bend, parts.fit, by_llm), *traps(parts, held.values)],
+        "warnings": [*_doubts(wanted, bend, parts.fit, judged["policy"], by_llm), *traps(parts, held.values)],
     }  # fmt: skip
     return Calibrated(share, threshold, parts, fit.values, result)
 
@@ -180,10 +178,14 @@ def measured(rows: LabelledRows, measure: Measure) -> Floats:
     return measure(rows.crm, rows.inputs_for(measure.needs))
 
 
-def check_parts(parts: Parts, measure: Measure) -> None:
-    """Raises InputError where a part lacks what the measure looks at, or any score of the LLM."""
+def check_parts(parts: Parts, wanted: Wanted) -> None:
+    """Raises InputError where a part lacks what the measure looks at, or any score of the LLM, the parts are not apart,
+    or the earlier one is too small to fit on."""
     for name, part in (("earlier", parts.fit), ("later", parts.held)):
-        _check(name, part, measure)
+        _check(name, part, wanted.measure)
+    check_apart(parts)
+    if wanted.share != 0.0 or wanted.promise is not None:  # else nothing is asked, whatever is fitted
+        check_enough(parts.fit, wanted.share)
 
 
 def _check(name: str, part: LabelledRows, measure: Measure) -> None:
@@ -193,6 +195,9 @@ def _check(name: str, part: LabelledRows, measure: Measure) -> None:
     if not part.known.any():
         raise InputError(f"llm: no row of the {name} part has the LLM's score; to show what asking "
                          "brings, take a sample of its answers down (`serve --shadow`)")  # fmt: skip
+    if (part.label == part.label[0]).all():
+        raise InputError(f"label: it is {part.label[0]:g} in every row of the {name} part; rows with label 1 and rows "
+                         "with label 0 are needed")  # fmt: skip
 
 
 def _held(part: LabelledRows, wanted: Wanted) -> HeldOut:
@@ -205,19 +210,31 @@ def unheard(rows: LabelledRows, rule: Fusion) -> bool:
     return np.array_equal(no, yes)
 
 
-def _enough(held: HeldOut, threshold: float, gain: float, rule: Fusion) -> Enough:
-    """Raises InputError, which says how many rows would be enough."""
+def _enough(held: HeldOut, threshold: float, wanted: Wanted) -> Enough | None:
+    """None where nothing is to be routed, so that no gain is looked for; but that no share gains anything, as a knee
+    says it, takes rows that would show a gain.
+
+    Raises:
+        InputError: says how many rows would be enough.
+    """
     chosen = held.chosen(threshold)
+    if threshold == math.inf and (wanted.share is not None or wanted.promise is not None):
+        return None
     if not chosen.any():  # what the LLM alone gains is all there is to see
         chosen = held.chosen(-math.inf)
     difference = None
-    if not unheard(held.judged, rule) and not np.array_equal(held.answer(chosen), held.alone):
+    if not unheard(held.judged, wanted.fusion) and not np.array_equal(held.answer(chosen), held.alone):
         figures, crm = held.judge(held.answer(chosen))["auc"], held.judge(held.alone)["auc"]
         difference = Sampled(figures.value - crm.value, figures.draws - crm.draws)
-    found = enough(held.judged, difference, gain)
+    found = enough(held.judged, difference, wanted.gain)
     if not found.holds:
         raise InputError(f"too few rows: {found}; {found.advice}")
     return found
+
+
+def _told(power: Enough) -> Json:
+    return {"smallest": power.smallest, "wanted": power.wanted, "needed": power.needed,
+            "positive_users": power.positive, "negative_users": power.negative, "told": str(power)}  # fmt: skip
 
 
 def _thresholds(fit: HeldOut, wanted: Wanted) -> dict[float, float]:
@@ -249,31 +266,57 @@ def _weights(held: HeldOut) -> Json | None:
     return {"rows": len(each), "largest": float(each.max()), "effective": float(each.sum() ** 2 / (each @ each))}
 
 
-def _doubts(wanted: Wanted, bend: float | None, rows: LabelledRows, by_llm: Json | None) -> list[str]:
-    found, asked = [], int(rows.known.sum())
-    if unheard(rows, wanted.fusion):
-        found.append("the fusion that the earlier rows have fitted gives the LLM's score no weight: what it answers "
-                     "changes nothing, so ask about nothing (--share 0), or train a better LLM")  # fmt: skip
-    elif (
-        by_llm is not None and not (by_llm["auc"]["low"] or 0.0) > 0.0 and not (by_llm["logloss"]["high"] or 0.0) < 0.0
-    ):
-        found.append("what the policy gains is not shown to come from the LLM: the same fusion, fitted without its "
-                     "answers, gains as much")  # fmt: skip
-    new = is_new(rows)
-    for name, of in (("known", ~new), ("new", new)) if wanted.fusion.new_items is not None else ():
-        if not unheard(rows, wanted.fusion) and unheard(rows.take(of), wanted.fusion):
-            found.append(f"the fusion gives the LLM's score no weight where the item is a {name} one: asking about "
-                         "such candidates changes nothing")  # fmt: skip
+def _doubts(wanted: Wanted, bend: float | None, rows: LabelledRows, policy: Json, by_llm: Json | None) -> list[str]:
+    return [
+        *_of_gain(wanted, bend, rows, policy, by_llm),
+        *_of_new_items(wanted.fusion, rows),
+        *_of_reach(wanted, rows),
+    ]
+
+
+def _of_gain(
+    wanted: Wanted, bend: float | None, rows: LabelledRows, policy: Json, by_llm: Json | None
+) -> Iterator[str]:
     if wanted.share is None and bend is None:
-        found.append("no share of the earlier part gains any AUC by asking the LLM: the policy asks it about nothing")
+        yield "no share of the earlier part gains any AUC by asking the LLM: the policy asks it about nothing"
+    if not asks(policy):
+        return
+    if unheard(rows, wanted.fusion):
+        yield ("the fusion that the earlier rows have fitted gives the LLM's score no weight: what it answers "
+               "changes nothing, so ask about nothing (--share 0), or train a better LLM")  # fmt: skip
+    elif not better(policy["over_crm"]):
+        yield ("on the later rows the policy shows no gain over the base model: neither its AUC nor its log-loss is "
+               "better by more than chance; ask about nothing (--share 0), collect more rows, or train a better "
+               "LLM")  # fmt: skip
+    elif by_llm is not None and not better(by_llm):
+        yield ("what the policy gains is not shown to come from the LLM: the same fusion, fitted without its "
+               "answers, gains as much")  # fmt: skip
+
+
+def asks(policy: Json) -> bool:
+    """Whether the fitted policy, as reported, asks the LLM about anything."""
+    return policy["threshold"] is not None
+
+
+def _of_new_items(rule: Fusion, rows: LabelledRows) -> Iterator[str]:
+    if rule.new_items is None or unheard(rows, rule):
+        return
+    new = is_new(rows)
+    for name, of in (("known", ~new), ("new", new)):
+        if unheard(rows.take(of), rule):
+            yield (f"the fusion gives the LLM's score no weight where the item is a {name} one: asking about "
+                   "such candidates changes nothing")  # fmt: skip
+
+
+def _of_reach(wanted: Wanted, rows: LabelledRows) -> Iterator[str]:
+    asked = int(rows.known.sum())
     if wanted.miss is not None and asked < Reach.least(wanted.miss):
-        found.append(f"how far asking moves a score, at miss {wanted.miss:g}, takes {Reach.least(wanted.miss):,} rows "
-                     f"of the earlier part with the LLM's score, and {asked:,} have one: requests with top_k will ask "
-                     "about every routed candidate")  # fmt: skip
+        yield (f"how far asking moves a score, at miss {wanted.miss:g}, takes {Reach.least(wanted.miss):,} rows "
+               f"of the earlier part with the LLM's score, and {asked:,} have one: requests with top_k will ask "
+               "about every routed candidate")  # fmt: skip
     elif wanted.miss is not None and unequal(rows.take(rows.known)) is not None:
-        found.append("how far asking moves a score is not fitted on rows of which some stand for more than others: "
-                     "requests with top_k will ask about every routed candidate")  # fmt: skip
-    return found
+        yield ("how far asking moves a score is not fitted on rows of which some stand for more than others: "
+               "requests with top_k will ask about every routed candidate")  # fmt: skip
 
 
 def about(rows: LabelledRows) -> Json:
@@ -288,14 +331,6 @@ def about(rows: LabelledRows) -> Json:
         "to": moment(float(rows.time.max())),
         "sha256": rows.sha256(),
     }
-
-
-def moment(seconds: float) -> str:
-    """A Unix time as ISO 8601 in UTC; a number where the calendar does not reach."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-    except (OverflowError, ValueError, OSError):
-        return f"{seconds:g}"
 
 
 def routing_json(old: Json, found: Calibrated, wanted: Wanted) -> Json:
@@ -315,7 +350,7 @@ def routing_json(old: Json, found: Calibrated, wanted: Wanted) -> Json:
         "table": [_table_row(row) for row in found.result["curve"]],
         "rows": len(fit),
         "base_rate": float(fit.label.mean()),
-        "probabilities": np.quantile(fit.crm, np.linspace(0.0, 1.0, QUANTILES)).tolist(),
+        "probabilities": probability_points(fit.crm).tolist(),
         "calibrated": record(found.result),
         "fusions": found.result["fusions"]["earlier"] if found.result.get("fusions") else [],
     }

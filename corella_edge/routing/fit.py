@@ -11,6 +11,7 @@ of its rows that the LLM has answered if those are fewer than `ENOUGH`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.errors import InputError
 from corella_edge.metrics import ece, quality
 from corella_edge.routing import gate_fit
 from corella_edge.routing.fit_maps import fit_maps
@@ -145,12 +147,39 @@ def few_new_items(rows: LabelledRows, fitted: Mask) -> str:
     if not is_new(rows).any():
         return f"the rows tell of no new item (input.{NEW_ITEM})"
     for name, part in zip(("known", "new"), _by_item(rows, fitted), strict=True):
-        users = [even_users(rows, part & of) for of in (rows.label > 0, rows.label <= 0)]
+        users = _users(rows, part)
         if part.sum() < ENOUGH or min(users) < FEW_USERS:
             return (f"it takes {ENOUGH} answered rows of {name} items, with positive ones of {FEW_USERS} users and "
                     f"negative ones of as many, and there are {part.sum():,}, of which the positive ones are spread as "
                     f"over {users[0]:.1f} users and the negative ones as over {users[1]:.1f}")  # fmt: skip
     return ""
+
+
+def _users(rows: LabelledRows, part: Mask) -> tuple[float, float]:
+    """As how many users the positive and the negative ones of the rows bool [n] tell."""
+    return even_users(rows, part & (rows.label > 0)), even_users(rows, part & (rows.label <= 0))
+
+
+def check_enough(rows: LabelledRows, share: float | None) -> None:
+    """Raises InputError where rows are too few to fit maps, weights and the threshold of a share on (None = of one that
+    they tell themselves); it says how many it takes."""
+    users, least = _users(rows, rows.known), _rows_for(share)
+    fewest, number = min(users), len(rows)
+    if fewest >= FEW_USERS and number >= least:
+        return
+    needed = max(least, math.ceil(number * max(1.0, FEW_USERS / max(1.0, fewest))))
+    why = f"the threshold of a share of {share or 0.0:g} is a quantile of {least:,} rows or more"
+    if fewest < FEW_USERS:
+        why = (f"it takes rows with the LLM's score, positive ones of {FEW_USERS} users and negative ones of as many, "
+               f"and here the positive ones are spread as over {users[0]:.1f} users, the negative ones as over "
+               f"{users[1]:.1f}")  # fmt: skip
+    raise InputError(f"too few rows: the earlier part, which is fitted on, has {number:,} rows: {why}; that is about "
+                     f"{needed:,} rows; collect more, or fit on a larger part (--fit-part)")  # fmt: skip
+
+
+def _rows_for(share: float | None) -> int:
+    """How many rows have one on either side of the threshold of a share."""
+    return 0 if share is None or not 0.0 < share < 1.0 else math.ceil(1.0 / min(share, 1.0 - share))
 
 
 def rules(rows: LabelledRows, fitted: Mask) -> tuple[str, ...]:

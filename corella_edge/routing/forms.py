@@ -196,6 +196,11 @@ def needs_cost(value: float | str, routing: Routing) -> bool:
     return form is MS or (form is OWN and routing.own is None and needs_cost(routing.threshold, routing))
 
 
+def lacks_cost(value: float | str | None, routing: Routing) -> bool:
+    """Whether a threshold, if there is one, waits for the cost of asking to be measured. Raises InputError."""
+    return routing.cost is None and value is not None and needs_cost(value, routing)
+
+
 def parse_share(text: str) -> float:
     """A routed share from 0 to 1. Raises InputError."""
     return RATIO.number(text)

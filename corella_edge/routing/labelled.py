@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import InputError, meant
+from corella_edge.history import MAX_TIME, not_seconds
 
 Floats = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.object_]
@@ -125,12 +126,12 @@ def gather(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> LabelledRows:
     texts: dict[str, list[str]] = {name: [] for name in TEXTS}
     numbers: dict[str, list[float]] = {name: [] for name in (*NUMBERS, *OPTIONAL)}
     inputs: dict[str, list[float]] = {}
-    owners: dict[str, str] = {}
-    count = 0
+    owners, known, count = dict[str, str](), set[tuple[str, str]](), 0
     for where, row in rows:
         try:
             _append(row, texts, numbers, inputs, count)
             _check_owner(owners, texts["request"][-1], texts["user"][-1])
+            _check_new(known, texts["request"][-1], texts["item"][-1])
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         count += 1
@@ -169,6 +170,14 @@ def _check_owner(owners: dict[str, str], request: str, user: str) -> None:
                          f"{user[:40]!r} here; a request has one user")  # fmt: skip
 
 
+def _check_new(known: set[tuple[str, str]], request: str, item: str) -> None:
+    """A row that is there twice would count as two that agree: intervals too narrow, promises too easily kept."""
+    if (request, item) in known:
+        raise InputError(f"item: {item[:40]!r} has a row of request {request[:40]!r} already; leave the second one "
+                         "out, or give what was another request another id")  # fmt: skip
+    known.add((request, item))
+
+
 def _id(value: Any, name: str) -> str:
     if isinstance(value, str) and value:
         return value
@@ -191,7 +200,10 @@ def _number_or_nan(value: Any, name: str) -> float:
 def _time(value: Any, name: str) -> float:
     if isinstance(value, str):
         raise InputError(f"{name}: expected Unix seconds, a number, not {_shown(value)}")
-    return _number(value, name)
+    found = _number(value, name)
+    if abs(found) > MAX_TIME:
+        raise InputError(f"{name}: {not_seconds(found)}")
+    return found
 
 
 def _label(value: Any, name: str) -> float:

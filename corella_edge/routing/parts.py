@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from statistics import NormalDist
 
 import numpy as np
@@ -58,6 +59,29 @@ def by_time(rows: LabelledRows, share: float = 0.5) -> Parts:
     before = np.cumsum(counts)[:-1]  # rows earlier than moments[1:]
     cut = moments[1 + int(np.argmin(np.abs(before - share * len(rows))))]
     return Parts(rows.take(moment < cut), rows.take(moment >= cut))
+
+
+def check_apart(parts: Parts) -> None:
+    """Raises InputError where a row of the later part was fitted on, or every one of them is earlier than the fit."""
+    fitted = set(zip(parts.fit.request.tolist(), parts.fit.item.tolist(), strict=True))
+    later = zip(parts.held.request.tolist(), parts.held.item.tolist(), strict=True)
+    if both := [row for row in later if row in fitted]:
+        request, item = both[0]
+        raise InputError(f"{len(both):,} of the {len(parts.held):,} held-out rows are among those of the fit, too "
+                         f"(item {item[:40]!r} of request {request[:40]!r} is one), and cannot judge what they have "
+                         "fitted; hold out other, later rows")  # fmt: skip
+    last, first = float(parts.held.time.max()), float(parts.fit.time.min())
+    if last < first:
+        raise InputError(f"the held-out rows, until {moment(last)}, are all earlier than those of the fit, from "
+                         f"{moment(first)}; fit on the earlier log, and hold out the later one")  # fmt: skip
+
+
+def moment(seconds: float) -> str:
+    """A Unix time as ISO 8601 in UTC; a number where the calendar does not reach."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:g}"
 
 
 def usable(rows: LabelledRows) -> Mask:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,8 @@ from corella_edge.routing.measure import (
 
 RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 USUAL = 20  # candidates of a request, where a figure has to be of some number
-MOST_POINTS = 10_000  # of a calibration, beside the first
+MOST_POINTS = 100_000  # of a calibration, beside the first: 4 MB of routing.json
+MOST_PROBABILITIES = 10_000
 
 
 class Calibration:
@@ -58,7 +60,7 @@ class Calibration:
         """From values float64 [n] of calibration rows.
 
         Without `points` there is one more than rows, so that the realised share of any threshold is that asked for to
-        one row, up to ties; of more than 10,000 rows, to one in 10,000.
+        one row, up to ties; of more than `MOST_POINTS` rows, to one in as many.
         """
         shares = np.linspace(0.0, 1.0, min(len(values), MOST_POINTS) + 1 if points is None else points)
         hardest = np.sort(values)[::-1]
@@ -86,6 +88,23 @@ class Calibration:
             return 1.0
         reached = np.searchsorted(-self.thresholds[1:], -threshold, side="right")
         return float(self.shares[reached])
+
+
+def probability_points(p: Floats) -> Floats:
+    """float64 [q], ascending: of the probabilities float64 [n] of calibration rows what `Routing.probabilities` holds:
+    all, or quantiles where they are many."""
+    many = len(p) > MOST_PROBABILITIES
+    return np.quantile(p, np.linspace(0.0, 1.0, MOST_PROBABILITIES + 1)) if many else np.sort(p)
+
+
+def _share_below(points: Floats, p: float, side: Literal["left", "right"]) -> float:
+    """The share of the rows with a probability below p, or with the side "right" up to p: the distribution function
+    between quantiles float64 [q]."""
+    place = int(np.searchsorted(points, p, side))
+    if not 0 < place < len(points):
+        return float(place > 0)
+    before, after = float(points[place - 1]), float(points[place])
+    return (place - 1 + (p - before) / (after - before)) / (len(points) - 1)
 
 
 def threshold_for(s: Floats, share: float) -> float:
@@ -236,7 +255,7 @@ class Routing:
         values: the calibration of the measure's values, where that is not the entropy.
         fusion: how both scores of a routed row become one.
         own: the bundle's own threshold in the unit of the measure; None = `threshold` says it.
-        probabilities: float64 [q], ascending: quantiles of the base model's probability on the calibration rows.
+        probabilities: float64 [q], ascending: the base model's of all calibration rows; quantiles if q is not `rows`.
         base_rate: the share of the calibration rows that are positive.
         rows: how many of them there are.
         cost: of asking the LLM on this machine; None = not known.
@@ -277,18 +296,33 @@ class Routing:
 
         Of a policy with a budget: in requests of `USUAL` candidates.
         """
-        threshold = policy.least(USUAL)
+        threshold, measure, points = policy.least(USUAL), policy.measure, self.probabilities
         if threshold == NEVER:
             return 0.0
-        calibration = self.calibration_of(policy.measure)
+        counted = self._fitted(measure) is not None or self.counts(measure)
+        if isinstance(measure, Band) and points is not None and not counted:
+            low, high = measure.low + threshold, measure.high - threshold
+            return max(0.0, _share_below(points, high, "right") - _share_below(points, low, "left"))
+        calibration = self.calibration_of(measure)
         return None if calibration is None else calibration.share(threshold)
+
+    def counts(self, measure: Measure) -> bool:
+        """Whether the shares that policies by a measure route are known to the row, not between quantiles."""
+        fitted = self._fitted(measure)
+        if fitted is not None:
+            return len(fitted.shares) - 1 == self.rows
+        return self.probabilities is not None and len(self.probabilities) == self.rows
+
+    def _fitted(self, measure: Measure) -> Calibration | None:
+        """The calibration of its values that the bundle has."""
+        return self.quantiles if measure is self.measure else self.calibration if measure is BY_ENTROPY else None
 
     def calibration_of(self, measure: Measure) -> Calibration | None:
         """What the values of a measure are calibrated by; None where the bundle does not tell.
 
         Of another than the bundle's own: the values of the probabilities' quantiles.
         """
-        known = self.quantiles if measure is self.measure else self.calibration if measure is BY_ENTROPY else None
+        known = self._fitted(measure)
         if known is not None or self.probabilities is None or measure.needs:
             return known
         return _of_probabilities(self, measure)

@@ -52,7 +52,8 @@ def _share(policy: Policy, routing: Routing, written: str) -> Iterator[str]:
     if share is None:
         yield f"{head}; the bundle does not tell what share of its calibration rows that is"
         return
-    rows = f" ({round(share * routing.rows):,} of {routing.rows:,})" if routing.rows else ""
+    about = "" if routing.counts(policy.measure) else "about "
+    rows = f" ({about}{round(share * routing.rows):,} of {routing.rows:,})" if routing.rows else ""
     where = f", in requests of {USUAL} candidates" if policy.budget else ""
     same = "the same as" if policy.nats is not None else "as many as by"
     also = forms(policy, routing)

@@ -93,9 +93,10 @@ class Control:
 
     def steady(self, seen: Candidacy, chosen: Places, value: Floats) -> tuple[Places, Floats]:
         """The places int64 [m] that the policy routes and values of its measure float64 [m], with the user's routes of
-        last time where the threshold is within the score's tolerance; they are kept in mind."""
+        last time where the threshold is within the score's tolerance; they are kept in mind. A request with a threshold
+        of its own neither follows another policy's routes nor leaves any."""
         user, p, policy = seen.user.id, seen.p, seen.policy
-        if user is None:
+        if user is None or not seen.held:
             return chosen, value
         with self._lock:
             known = self._routes.knows(user)

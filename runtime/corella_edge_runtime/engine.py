@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from concurrent.futures import wait
 from dataclasses import replace
@@ -20,7 +21,7 @@ from corella_edge.features.unseen import Refusal
 from corella_edge.history import GIVEN, scale_notes
 from corella_edge.prompt import Template
 from corella_edge.request import Request, User
-from corella_edge.routing.forms import OWN, needs_cost, parse_threshold
+from corella_edge.routing.forms import OWN, lacks_cost, parse_threshold
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.measure import Inputs, Measure
 from corella_edge.routing.policy import UNASKABLE, AskCost, Policy, Routing
@@ -62,7 +63,8 @@ class Engine:
         self.routing: Routing = replace(bundle.routing(), cost=cost if llm else UNASKABLE)
         self.fusion: Fusion = self.routing.fusion
         written = OWN.prefix if threshold is None else threshold
-        if needs_cost(written, self.routing):
+        self._one_measures = threading.Lock()
+        if lacks_cost(written, self.routing):
             self.know_cost(wanted=True)
         self.policy: Policy = self.parse_threshold(written)
         self.written = f"{written} ({self.routing.threshold})" if written == OWN.prefix else str(written)
@@ -72,12 +74,10 @@ class Engine:
         catalog, prompt = encoder.catalog, bundle.prompt()
         self._names = FeatureNames(encoder.schema, prompt[0] if prompt else None)
         self.showcase = Showcase(bundle, encoder.schema, catalog, self.policy)
-        self.rating_scale = encoder.schema.rating_scale
-        self._known_ratings = frozenset(encoder.schema.known_ratings)
+        self.rating_scale, self._known_ratings = encoder.schema.rating_scale, frozenset(encoder.schema.known_ratings)
         self._refusal = Refusal(encoder.schema, catalog)
         self.slates = Slates(bundle, catalog, self._refusal.answered(encoder.unseen))
-        self.adapters = bundle.adapters()
-        self.event_types = bundle.event_types()
+        self.adapters, self.event_types = bundle.adapters(), bundle.event_types()
 
     @classmethod
     def open(
@@ -204,14 +204,14 @@ class Engine:
 
         `wanted`: by a threshold that means nothing without it. Else an LLM that does not answer may be asked later.
         """
-        if self.llm is None or self.routing.cost is not None:
-            return
-        cost = ask_cost.measure(self.llm, self.bundle, self.encoder.catalog)
-        if cost is None and not wanted:
-            return
-        if cost is None:
-            self._lasting.append("the LLM does not answer, so what it costs is not known: nothing is asked by `ms:`")
-        self.routing = replace(self.routing, cost=cost or UNASKABLE)
+        with self._one_measures:
+            if self.llm is None or self.routing.cost is not None:
+                return
+            cost = ask_cost.measure(self.llm, self.bundle, self.encoder.catalog)
+            if cost is None and wanted:
+                self._lasting.append("the LLM does not answer, so its cost is not known: nothing is asked by `ms:`")
+            if cost is not None or wanted:
+                self.routing = replace(self.routing, cost=cost or UNASKABLE)
 
     def told(self) -> list[str]:
         """What the engine's threshold means, a sentence each."""
@@ -225,7 +225,7 @@ class Engine:
         Raises:
             InputError: see `begin`.
         """
-        if self.routing.cost is None and request.threshold is not None and needs_cost(request.threshold, self.routing):
+        if lacks_cost(request.threshold, self.routing):
             self.know_cost(wanted=True)
         draft = self.begin(request, refuses=refuses)
         if draft.asking is not None and draft.asking.future is not None:

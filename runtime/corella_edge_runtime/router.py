@@ -1,9 +1,9 @@
 """The routing step of a request: which of its candidates the LLM is asked about, and why, once the CRM has scored them.
 
-In this order: the policy in use routes (`Router.policy` says which that is); a user's routes of last time hold within
-the score's tolerance; candidates that cannot change the top k are left out; kept answers and caps take some of the
-rest (`control.py`); and a few others are drawn at random (`--explore`), which no cap looks at and whose answers are not
-kept.
+In this order: the policy in use routes (`Router.policy` says which that is); where the request leaves the threshold to
+the server, a user's routes of last time hold within the score's tolerance; candidates that cannot change the top k are
+left out; kept answers and caps take some of the rest (`control.py`); and a few others are drawn at random
+(`--explore`), which no cap looks at and whose answers are not kept.
 """
 
 from __future__ import annotations

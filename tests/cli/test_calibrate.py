@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -152,7 +153,9 @@ def test_json_is_the_report(corella, bundle, logged, tmp_path):
         (("--log", "nowhere.csv"), "nowhere.csv: no such file"),
         (("--log", "empty.csv"), "empty.csv: holds no row"),
         (("--log", "bad.csv"), "bad.csv line 2: label: 3.0 is neither 0 nor 1"),
-        (("--log", "rows.jsonl", "--share", "2"), "ratio: 2 is not a share"),
+        (("--log", "rows.jsonl", "--share", "2"), "corella-edge: --share: 2 is not a share of the candidates"),
+        (("--log", "rows.jsonl", "--share", "nan"), "--share: 'nan' is not a share of the candidates (0 to 1); give"),
+        (("--log", "rows.jsonl", "--share", "ratio:x", "--risk", "0.1"), "--share: 'x' is not a share"),
         (("--log", "rows.jsonl", "--measure", "mood"), "--measure: 'mood' is not one of entropy, margin"),
         (("--log", "rows.jsonl", "--measure", "band:0.4-0.6", "--centre"), "--centre: the measure band has no centre"),
         (("--log", "few.jsonl", "--no-cost"), "too few rows: "),
@@ -173,6 +176,30 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
     assert said in done.err
     assert done.out == ""
     assert set(tmp_path.iterdir()) == before
+
+
+def test_the_advice_to_ask_about_nothing_can_be_followed(corella, bundle, tmp_path):
+    log.write(labelled_log(40, 8, 30), tmp_path / "few.jsonl")
+    options = ("--log", tmp_path / "few.jsonl", "--out", tmp_path / "new", "--no-cost", "--no-verify")
+    assert "too few rows" in corella("calibrate", bundle, *options, "--share", "0.3").err
+    done = corella("calibrate", bundle, *options, "--share", "0")
+    assert done.code == 0, done.err
+    assert Bundle.open(tmp_path / "new").routing().threshold == "ratio:0"
+    assert "so no gain was looked for" in (tmp_path / "new-report/report.md").read_text()
+    assert "deploy push SITE" in done.err
+
+
+def test_no_next_step_is_named_where_nothing_is_gained(corella, bundle, logged, tmp_path):
+    log.write(replace(ROWS, llm=ROWS.crm), tmp_path / "same.jsonl")
+    same, helped = (
+        corella("calibrate", bundle, "--log", path, "--out", tmp_path / name, "--share", "0.1", *QUICK)
+        for name, path in (("same", tmp_path / "same.jsonl"), ("helped", logged))
+    )
+    assert same.code == helped.code == 0, same.err + helped.err
+    assert "warning: on the later rows the policy shows no gain" in same.err
+    assert "deploy push" not in same.err
+    assert "no gain" not in helped.err
+    assert "deploy push SITE" in helped.err
 
 
 def test_taken_folders_are_refused(corella, bundle, logged, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,21 @@ def test_the_curve_and_the_labelled_rows(place: Path, tmp_path: Path) -> None:
     assert again["curve"][1]["auc"]["value"] == pytest.approx(some["auc"]["value"])
 
 
+def test_chance_is_missed_only_where_answers_are(place: Path, tmp_path: Path) -> None:
+    succeed("evaluate", place / "bundle", "--log", place / "log", "--labels", place / "labels.csv", "--ratios", "0",
+            "--out", tmp_path / "rows.jsonl")  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    sure = [{**row, "propensity": 1.0} for row in rows if row.get("llm") is not None]
+    for name, kept in (("whole", sure), ("part", [*sure[1:], {**sure[0], "llm": None}])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    whole, part = (
+        succeed("evaluate", place / "bundle", "--log", tmp_path / f"{name}.jsonl", "--ratios", "0").out
+        for name in ("whole", "part")
+    )
+    assert "left to chance" in part
+    assert "left to chance" not in whole
+
+
 def test_neither_needs_more_than_the_light_core(place: Path) -> None:
     code = (
         "import sys\nfrom corella_edge.cli import main\n"
@@ -138,6 +154,8 @@ def test_neither_needs_more_than_the_light_core(place: Path) -> None:
     ("args", "said"),
     [("replay LOG --policy none.json", "none.json"), ("replay none --policy BUNDLE", "LOG none: no such file"),
      ("replay LOG --policy POLICY", "policy.threshold: expected a number"),
+     ("replay LOG --policy LIST", "corella-edge: LIST: expected an object"),
+     ("replay NOTHING --policy BUNDLE", "corella-edge: NOTHING: holds no decision that was scored"),
      ("replay LOG --policy BUNDLE --labels EMPTY", "no row of the log has a label"),
      ("evaluate BUNDLE --log LOG", "no row of the log has a label"),
      ("evaluate BUNDLE --log LOG --data LOG", "--log excludes --data"), ("evaluate BUNDLE", "Missing option"),
@@ -151,7 +169,11 @@ def test_bad_input_is_one_clear_error(place: Path, tmp_path: Path, args: str, sa
     (tmp_path / "kept.json").write_text('{"measure": {"name": "disagreement"}, "threshold": 0.5}')
     names = {"LABELS": place / "labels.csv", "KEPT": tmp_path / "kept.json", "OUT": tmp_path / "out.jsonl",
              "LOG": place / "log", "BUNDLE": place / "bundle", "POLICY": tmp_path / "policy.json",
-             "EMPTY": tmp_path / "empty.csv", "TWICE": tmp_path / "twice.csv"}  # fmt: skip
+             "EMPTY": tmp_path / "empty.csv", "TWICE": tmp_path / "twice.csv", "LIST": tmp_path / "list.json",
+             "NOTHING": tmp_path / "nothing.jsonl"}  # fmt: skip
+    names["LIST"].write_text("[1, 2]")
+    names["NOTHING"].write_text("")
+    said = re.sub("LIST|NOTHING", lambda found: str(names[found[0]]), said)
     done = run(*(names.get(word, word) for word in args.split()))
     assert done.code == 2
     assert said in done.err

@@ -32,7 +32,7 @@ class Versioned:
     def __init__(self, name: str, problems: list[str] | None = None) -> None:
         self.name, self.warnings, self.control = name, list[str](), None
         self.problems = [] if problems is None else problems
-        self.running = self.asked = self.closed = self.warmed = 0
+        self.running = self.asked = self.closed = self.warmed = self.measured = 0
         self.closed_in, self.cold = "", False
         self._lock = threading.Lock()
 
@@ -54,6 +54,10 @@ class Versioned:
         if self.cold:
             raise BundleError("too little memory")
         self.warmed += 1
+
+    def know_cost(self) -> None:
+        assert self.warmed
+        self.measured += 1
 
     def stats(self) -> dict[str, float]:
         return {"prompts": float(self.asked)}

@@ -36,13 +36,14 @@ def labelled_log(
     n = requests * candidates
     seen, hidden = rng.normal(0, 1.5, n), rng.normal(0, 1, n)
     odds = seen + helps * hidden * np.exp(-(seen**2)) + skew
-    request = np.repeat(np.arange(requests), candidates)
+    request, place = np.divmod(np.arange(n), candidates)  # up to 200 candidates: none of a request twice
     owner = rng.integers(0, users, requests)[request]
     told = rng.random(n) < known
+    first = rng.integers(0, 200, n)[candidates * request]
     return LabelledRows(
         request=np.array([f"r{i}" for i in request], dtype=np.object_),
         user=np.array([f"u{i}" for i in owner], dtype=np.object_),
-        item=np.array([f"i{i}" for i in rng.integers(0, 200, n)], dtype=np.object_),
+        item=np.array([f"i{i}" for i in (first + place) % 200], dtype=np.object_),
         time=1.7e9 + np.repeat(np.sort(rng.random(requests)) * 30 * DAY, candidates),
         label=(rng.random(n) < sigmoid(odds)).astype(np.float64),
         crm=sigmoid(seen + skew),

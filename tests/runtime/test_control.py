@@ -331,17 +331,33 @@ def test_new_items_and_new_users_have_caps_of_their_own(engine: Engine) -> None:
     assert box.rank(person(1), "i1").reason == ("ratio",)
 
 
+def at(box: Box, nats: float, threshold: str | None = None) -> Scores:
+    """A request to a server whose own threshold is that, as a target moves it."""
+    box.engine.policy = box.engine.parse_threshold(f"{nats:.12f}")
+    return box.rank(person(1), threshold=threshold)
+
+
 def test_a_route_does_not_flicker_where_the_score_moves_within_its_tolerance(engine: Engine) -> None:
     box = Box(engine, ControlSettings(), "ratio:0.5")
-    found = box.rank(person(1))
-    near = float(np.median(found.entropy))
-    routes = set()
-    for step in (0.0, 2e-8, -2e-8, 4e-8, -4e-8):
-        routes.add(tuple(box.rank(person(1), threshold=f"{near + step:.12f}").reason))
-    steps = [f"{near + step:.12f}" for step in (4e-8, -4e-8)]
-    fresh = {tuple(Box(engine, ControlSettings()).rank(person(1), threshold=step).reason) for step in steps}
+    near = float(np.median(box.rank(person(1), threshold="ratio:0").entropy))
+    routes = {tuple(at(box, near + step).reason) for step in (0.0, 2e-8, -2e-8, 4e-8, -4e-8)}
+    fresh = {tuple(at(Box(engine, ControlSettings()), near + step).reason) for step in (4e-8, -4e-8)}
     assert len(routes) == 1
     assert len(fresh) == 2
+
+
+def test_a_threshold_of_a_request_s_own_follows_no_other_routes_and_leaves_none(engine: Engine) -> None:
+    box = Box(engine, ControlSettings(), "ratio:0.5")
+    near = float(np.median(box.rank(person(1), threshold="ratio:0").entropy))
+    above, below = near + 4e-8, near - 4e-8
+    wide, narrow = (tuple(at(Box(engine, ControlSettings()), nats).reason) for nats in (below, above))
+    assert wide != narrow
+    for own in ("ratio:1", "ratio:0", "margin:0.5", f"{below:.12f}", f"{above:.12f}"):
+        alone = tuple(Box(engine, ControlSettings()).rank(person(1), threshold=own).reason)
+        assert tuple(at(box, above, own).reason) == alone  # whatever is remembered
+        assert tuple(at(box, above).reason) == narrow  # and by whatever was asked in between
+        assert tuple(at(box, above, own).reason) == alone
+    assert tuple(at(box, below).reason) == narrow  # held, as the test above says
 
 
 def test_a_whole_catalogue_counts_as_its_best(engine: Engine) -> None:

@@ -16,7 +16,7 @@ from corella_edge.routing.fusion import REPLACE, RULES, Fusion, fuse
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import BY_ENTROPY, NEVER, Entropy, Inputs, Measure
 from corella_edge.routing.parts import by_time as cut_by_time
-from corella_edge.routing.policy import RATIOS, UNASKABLE, Calibration, Policy, Routing
+from corella_edge.routing.policy import RATIOS, UNASKABLE, Calibration, Policy, Routing, probability_points
 from corella_edge.routing.routing_file import calibration_json, parse_routing
 from corella_edge_export.evaluation.fusion import fitting, fusion, routed
 from corella_edge_export.evaluation.scored import Json, ScoredRows, number
@@ -30,7 +30,6 @@ FIT_SHARE = CANDIDATES[-1]
 BEST = "best"
 FUSIONS = (*RULES, BEST)
 MEASURES = ("entropy", "centred")
-QUANTILES = 1001  # of the base model's probability
 DRAWS = 500  # of the bootstrap, a quarter of a report's: an export waits for it
 
 
@@ -57,7 +56,7 @@ def routing(policy: str, rule_name: str, valid: ScoredRows, log: LabelledRows, m
         "threshold": policy, **about, **_measured(known), "calibration": calibration_json(known.calibration),
         "table": [_table_row(ratio, valid, rule, known, log.inputs) for ratio in RATIOS],
         "rows": len(valid), "base_rate": rate, **fusions,
-        "probabilities": np.quantile(valid.crm, np.linspace(0.0, 1.0, QUANTILES)).tolist(),
+        "probabilities": probability_points(valid.crm).tolist(),
     }  # fmt: skip
 
 
@@ -74,7 +73,7 @@ def by_time(made: Json, rule_name: str, log: LabelledRows) -> Json:
     wanted = Wanted(known.measure, known.fusion, None if policy.budget else known.share(policy), draws=DRAWS)
     try:
         parts = cut_by_time(log)
-        check_parts(parts, wanted.measure)
+        check_parts(parts, wanted)
         wanted, _ = fused(parts, wanted, rule_name)
         return record(calibrated(parts.fit, wanted, parts.held).result)
     except InputError as error:

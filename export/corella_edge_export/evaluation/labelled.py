@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def of_rows(
     encoder: FeatureEncoder, rows: RowSet, crm: Floats, llm: Floats, counts: Counts | None = None,
     events: int | None = None,
 ) -> LabelledRows:  # fmt: skip
-    """Rows with their scores. What one user has on one day (UTC) stands for what one request ranks.
+    """Rows with their scores. What one user has on one day (UTC) stands for what one request ranks; an item that the
+    user has there for the second time, for that of another request.
 
     The LLM was asked about every row, so the propensity is 1: a missing score is one that there is none of.
 
@@ -56,11 +58,12 @@ def of_rows(
     split, data = rows.split, rows.data
     users = np.array([data.user_ids[user] for user in rows.users.tolist()], dtype=np.object_)
     times = split.times[rows.indices]
-    request = [f"{user} day {day}" for user, day in zip(users.tolist(), (times // DAY).tolist(), strict=True)]
+    items = [data.item_ids[item] for item in split.items[rows.indices].tolist()]
+    request = request_names(users.tolist(), (times // DAY).tolist(), items)
     return LabelledRows(
         request=np.array(request, dtype=np.object_),
         user=users,
-        item=np.array([data.item_ids[item] for item in split.items[rows.indices].tolist()], dtype=np.object_),
+        item=np.array(items, dtype=np.object_),
         time=times.astype(np.float64),
         label=rows.labels.astype(np.float64),
         crm=crm,
@@ -68,6 +71,16 @@ def of_rows(
         propensity=np.ones(len(rows)),
         inputs=_inputs(encoder, rows, request, crm, llm, counts, events),
     )
+
+
+def request_names(users: list[str], days: list[int], items: list[str]) -> list[str]:
+    """What the rows' requests are called, none of which has an item twice."""
+    seen, found = Counter[tuple[str, str]](), list[str]()
+    for user, day, item in zip(users, days, items, strict=True):
+        name = f"{user} day {day}"
+        seen[name, item] += 1
+        found.append(name if seen[name, item] == 1 else f"{name} ({seen[name, item]})")
+    return found
 
 
 def _inputs(

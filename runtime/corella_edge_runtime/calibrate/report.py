@@ -59,14 +59,16 @@ def summary(result: Json) -> list[str]:
     cost = "" if own["llm_ms"] is None else f", for {own['llm_ms']:.1f} ms of the LLM a request"
     bend = "no share gains anything" if result["knee"] is None else f"the knee of the curve is at {result['knee']:.0%}"
     how = "the wanted share" if result["wanted"] is not None else "the knee of the curve"
+    asked = "about nothing"
+    if own["threshold"] is not None:
+        asked = f"where {_measure(result)} is at or above {_number(own['threshold'])}"
     return [
-        f"Policy: ask the LLM where {_measure(result)} is at or above {_number(own['threshold'])}: {how}, "
-        f"{result['share']:.1%}, on the earlier rows ({bend} there).",
+        f"Policy: ask the LLM {asked}: {how}, {result['share']:.1%}, on the earlier rows ({bend} there).",
         f"On the later rows it asks about {_percent(share)} of the candidates and touches "
         f"{own['requests_touched']:.1%} of the requests{cost}.",
         f"AUC {_interval(own['auc'])}, {_interval(auc, '+')} over the base model; log-loss "
         f"{_interval(own['over_crm']['logloss'], '+')}.",
-        *([_by_llm(result["by_llm"])] if result["by_llm"] else []),
+        *([_by_llm(result["by_llm"], own["over_crm"], result["fusion"])] if result["by_llm"] else []),
         f"By the measure, what asking gains {VERDICTS[result['order']['gain']['verdict']]}.",
         *([f"{result['promise']['text']}"] if result["promise"] else []),
         *([_sentence(result["gate"]["text"])] if result["gate"] else []),
@@ -80,10 +82,22 @@ def _measure(result: Json) -> str:
     return f"the measure {name}" + (f" ({more})" if more else "")
 
 
-def _by_llm(found: Json) -> str:
-    return (f"Of that, the LLM's answers bring AUC {_interval(found['auc'], '+')}, log-loss "
-            f"{_interval(found['logloss'], '+')}: the rest is what the fusion makes of the base model's score and of "
-            "inputs, without any LLM.")  # fmt: skip
+def _by_llm(found: Json, gain: Json, fusion: Json) -> str:
+    """What the LLM's answers bring of the policy's gain; a part may be larger than the whole."""
+    brings = f"AUC {_interval(found['auc'], '+')}, log-loss {_interval(found['logloss'], '+')}"
+    auc, logloss = (round((gain[name]["value"] or 0.0) - (found[name]["value"] or 0.0), 4) for name in
+                    ("auc", "logloss"))  # fmt: skip
+    if auc >= 0.0 and logloss <= 0.0:
+        return (f"Of that, the LLM's answers bring {brings}: the rest is what the fusion makes of the base model's "
+                "score and of inputs, without any LLM.")  # fmt: skip
+    inputs = " and inputs" if fusion.get("inputs") else ""
+    return (f"The LLM's answers bring {brings}. The remainder is what weighing the base model's score{inputs} anew "
+            f"does, without any LLM: it {_moves(auc)} AUC and {_moves(logloss)} log-loss.")  # fmt: skip
+
+
+def _moves(change: float) -> str:
+    """As in "takes 0.0024 off the log-loss"."""
+    return f"adds {change:.4f} to the" if change >= 0.0 else f"takes {-change:.4f} off the"
 
 
 def _by_share(result: Json) -> Section:
@@ -258,7 +272,7 @@ def _sentence(text: str) -> str:
 def _log(result: Json) -> Section:
     parts, power = result["parts"], result["power"]
     said = [
-        f"{power['told']}.",
+        f"{power['told']}." if power else "The LLM is asked about nothing, so no gain was looked for.",
         "The log is cut by time: requests are never torn, users may be in both parts "
         f"({parts['users_in_both']:,} are), as before and after a policy goes into operation.",
     ]

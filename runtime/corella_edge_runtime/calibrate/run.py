@@ -50,12 +50,20 @@ def share_of(text: str | None, routing: Routing) -> float | None:
     if text == KNEE:
         return None
     if text is not None:
-        return RATIO.number(text.removeprefix(RATIO.prefix))
+        return _number(text.removeprefix(RATIO.prefix))
     form, numbers = read_threshold(routing.threshold)
     if form is RATIO:
         return numbers[0]
     policy = parse_threshold(OWN.prefix, replace(routing, cost=UNASKABLE))
     return None if policy.budget else routing.share(policy)
+
+
+def _number(text: str) -> float:
+    try:
+        return RATIO.number(text)
+    except InputError as error:
+        why = str(error).removeprefix(f"{RATIO.name}: ")
+        raise InputError(f"--share: {why}; give a number, or {KNEE}") from None
 
 
 def measure_of(text: str | None, routing: Routing, rows: LabelledRows, centred: bool) -> Measure:
@@ -106,7 +114,7 @@ def calibrate(
     """
     wanted, gate = replace(wanted, cost=None if cost is None else cost.of), None
     parts = by_time(rows, wanted.part) if later is None else Parts(rows, later)
-    check_parts(parts, wanted.measure)
+    check_parts(parts, wanted)
     wanted, fusions = fused(parts, wanted, fusion)
     if learned:
         wanted, gate = gated(parts, wanted)

@@ -35,7 +35,8 @@ def measure(llm: Llm, bundle: Bundle, catalog: Catalog, clock: Callable[[], floa
     if not people or not items:
         return None
     begun, single, several = clock(), list[float](), list[float]()
-    _ask(llm, people[0], items[:1], clock)  # a first time that teaches nothing
+    if not np.isfinite(_ask(llm, people[0], items[:1], clock)):  # a first time, which teaches only whether it answers
+        return None
     for one, other in zip(people[1::2], people[2::2], strict=False):
         if single and clock() - begun > SECONDS:
             break

@@ -123,6 +123,7 @@ def _warm(load: Load, path: Path) -> Engine:
     ranker = load(path)
     try:
         ranker.warm_up()
+        ranker.know_cost()  # before there is traffic, which a measurement would see, and whose `ms:` needs it
     except BaseException:
         ranker.close()
         raise

@@ -16,6 +16,7 @@ from starlette.types import Receive
 from corella_edge.errors import UnknownValueError
 from corella_edge.history import GIVEN, STORED
 from corella_edge.request import Features, Request
+from corella_edge.routing.forms import lacks_cost
 from corella_edge.routing.objective import Eased, Objective, observed
 from corella_edge.routing.reasons import FAULT, KEPT, NoAnswer
 from corella_edge.scores import Scores, answer_json
@@ -236,6 +237,7 @@ class Service:
 
     async def _begun(self, request: Request, history: str, held: Held, clock: Clock) -> Draft:
         clock.skip()
+        await self._know_cost(request.threshold, held, clock)
         given = request, self._refusal(), self._deadline(request, clock), history
         try:
             heavy = large(request) or held.ranker.reads_words(request)
@@ -243,6 +245,12 @@ class Service:
         except UnknownValueError as error:
             self.metrics.unknown_refused(held.version, error.field)
             raise
+
+    async def _know_cost(self, threshold: str | float | None, held: Held, clock: Clock) -> None:
+        """Measure what asking costs where that was not known when the version was loaded, as its LLM did not answer."""
+        llm = held.ranker.llm
+        if llm is not None and lacks_cost(threshold, held.ranker.routing) and llm.answers:
+            await self.work(True, clock, "cost", held.ranker.know_cost, held=held)
 
     async def work(
         self, heavy: bool, clock: Clock, step: str, function: Callable[..., T], *args: Any, held: Held | None = None

@@ -12,15 +12,15 @@ import pytest
 
 from corella_edge.errors import InputError
 from corella_edge.metrics import row_loss
-from corella_edge.routing.calibrated import BEST, KEEP, Wanted, about, calibrated, fused, moment, routing_json
+from corella_edge.routing.calibrated import BEST, KEEP, Wanted, about, calibrated, fused, routing_json
 from corella_edge.routing.forms import OWN, parse_threshold
 from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.log_odds import logit, sigmoid
 from corella_edge.routing.measure import Band, Disagreement, Entropy, Margin, Measure, entropy
-from corella_edge.routing.parts import Parts, by_time
+from corella_edge.routing.parts import FEW_USERS, Parts, by_time, moment
 from corella_edge.routing.routing_file import parse_routing
-from logs import labelled_log
+from logs import DAY, labelled_log
 
 LOG = labelled_log(600, 8, 150)
 QUICK = Wanted(share=0.1, gain=0.05, draws=60, ratios=(0.1,))
@@ -64,17 +64,82 @@ def test_shares_0_and_1_are_exact(share: float) -> None:
 
 
 def test_too_few_rows_are_refused_with_the_number_that_is_needed() -> None:
+    few = labelled_log(40, 8, 20)
+    earlier = changed(LOG, request="of the fit " + LOG.request, time=LOG.time - 40 * DAY)
     with pytest.raises(InputError, match="too few rows: ") as refused:
-        calibrated(labelled_log(40, 8, 20), replace(QUICK, gain=0.01))
+        calibrated(earlier, replace(QUICK, gain=0.01), few)
     needed = int(re.findall(r"takes about ([\d,]+) held-out rows", str(refused.value))[0].replace(",", ""))
     assert needed > 160
     enough = labelled_log(math.ceil(2.5 * needed / 8), 8, math.ceil(20 * 2.5 * needed / 160))
     assert calibrated(enough, replace(QUICK, gain=0.01)).result["power"]["smallest"] <= 0.01
 
 
-def test_rows_of_one_class_are_refused() -> None:
-    with pytest.raises(InputError, match="it takes 20 users with a positive row and 20 with a negative one"):
-        calibrated(changed(LOG, label=np.zeros(len(LOG))), QUICK)
+@pytest.mark.parametrize("label", [0.0, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.1, None])
+def test_labels_of_one_class_are_refused_before_any_number_is_named(label: float, share: float | None) -> None:
+    one = changed(LOG, label=np.full(len(LOG), label))
+    late = changed(LOG, label=np.where(LOG.time >= by_time(LOG).held.time.min(), label, LOG.label))
+    for rows, part in ((one, "earlier"), (late, "later")):
+        said = f"label: it is {label:g} in every row of the {part} part; rows with label 1 and rows with label 0 are"
+        with pytest.raises(InputError, match=said):
+            calibrated(rows, replace(QUICK, share=share))
+
+
+def test_a_policy_that_asks_about_nothing_needs_no_rows_that_show_a_gain() -> None:
+    few = labelled_log(40, 8, 20)
+    found = calibrated(few, replace(QUICK, gain=1e-6, share=0.0))
+    assert found.threshold == math.inf
+    assert found.result["power"] is None
+    for wanted in (replace(QUICK, gain=1e-6), replace(QUICK, gain=1e-6, share=None)):
+        with pytest.raises(InputError, match="too few rows"):
+            calibrated(few, wanted)
+
+
+def needed_to_fit(rows: LabelledRows, wanted: Wanted) -> int:
+    """How many rows the refusal of the earlier part says are needed."""
+    said = r"^too few rows: the earlier part, which is fitted on, has [\d,]+ rows: .*; that is about ([\d,]+) rows; "
+    with pytest.raises(InputError, match=said) as refused:
+        calibrated(rows, wanted)
+    found = re.search(said, str(refused.value))
+    assert found is not None
+    return int(found[1].replace(",", ""))
+
+
+@pytest.mark.parametrize("part", [0.0001, 0.01, 0.03])
+def test_too_few_rows_to_fit_on_are_refused_with_the_number_that_is_needed(part: float) -> None:
+    needed = needed_to_fit(LOG, replace(QUICK, part=part))
+    assert len(LOG) > needed > part * len(LOG)
+    assert needed >= FEW_USERS
+    assert calibrated(LOG, replace(QUICK, part=3 * needed / len(LOG))).threshold > 0.0
+
+
+def test_few_answers_and_few_users_are_too_few_to_fit_on() -> None:
+    later = LOG.time >= by_time(LOG).held.time.min()
+    hidden = ~later & (np.arange(len(LOG)) % 100 > 0)
+    asked = changed(LOG, llm=np.where(hidden, np.nan, LOG.llm), propensity=np.where(later, 1.0, 0.01))
+    assert needed_to_fit(asked, QUICK) > len(LOG) // 2
+    alone = changed(LOG, user=np.where(later, LOG.user, "one of 19 " + (np.arange(len(LOG)) // 8 % 19).astype(str)))
+    assert needed_to_fit(changed(alone, user=alone.user.astype(object)), QUICK) > len(LOG) // 2
+
+
+def test_the_threshold_of_a_small_share_takes_as_many_rows_as_have_one_above_it() -> None:
+    for share in (1e-4, 1 - 1e-4):
+        assert needed_to_fit(LOG, replace(QUICK, share=share)) in (10_000, 10_001)  # as 1 - share rounds
+    assert calibrated(LOG, replace(QUICK, share=1e-3)).threshold > 0.0
+    assert calibrated(LOG, replace(QUICK, share=0.0, part=0.01)).threshold == math.inf  # asks about nothing
+
+
+def test_rows_that_were_fitted_on_can_not_judge() -> None:
+    parts = by_time(LOG)
+    for held in (parts.fit, LOG, parts.fit.take(np.arange(8))):
+        with pytest.raises(InputError, match=r"^[\d,]+ of the [\d,]+ held-out rows are among those of the fit, too \("):
+            calibrated(parts.fit, QUICK, held)
+
+
+def test_an_earlier_log_can_not_judge_a_later_fit() -> None:
+    parts = by_time(LOG)
+    with pytest.raises(InputError, match=r"^the held-out rows, until 2023-.*, are all earlier than those of the fit"):
+        calibrated(parts.held, QUICK, parts.fit)
 
 
 def test_a_log_without_the_llm_is_refused() -> None:
@@ -247,6 +312,27 @@ def test_what_the_llm_brings_of_a_fitted_fusion_is_told_apart_from_what_inputs_b
     assert other["policy"]["over_crm"]["auc"]["low"] > 0.0
     assert other["by_llm"]["auc"]["value"] == pytest.approx(0.0, abs=0.005)
     assert any("not shown to come from the LLM" in said for said in other["warnings"])
+
+
+NO_GAIN = "shows no gain over the base model"
+
+
+@pytest.mark.parametrize("name", ["replace", "blend", "stack", BEST, KEEP])
+def test_an_llm_that_repeats_the_base_model_is_told_to_gain_nothing_whatever_the_rule(name: str) -> None:
+    same = changed(LOG, llm=LOG.crm)
+    found = calibrated(same, fused(by_time(same), replace(QUICK, draws=400), name)[0]).result
+    gain = found["policy"]["over_crm"]
+    assert not gain["auc"]["low"] > 0.0
+    assert not gain["logloss"]["high"] < 0.0
+    assert any(NO_GAIN in said or "no weight" in said for said in found["warnings"])
+    helped = calibrated(LOG, fused(by_time(LOG), QUICK, name)[0]).result
+    assert not any(NO_GAIN in said for said in helped["warnings"])
+
+
+def test_a_policy_that_asks_about_nothing_is_not_told_to_ask_about_nothing() -> None:
+    for fusion in (DEAF, Fusion()):
+        found = calibrated(changed(LOG, llm=LOG.crm), replace(QUICK, share=0.0, fusion=fusion))
+        assert not any("--share 0" in said for said in found.result["warnings"])
 
 
 @pytest.mark.parametrize("name", ["replace", "blend", KEEP])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 from pathlib import Path
 
@@ -29,7 +30,7 @@ ROW = st.fixed_dictionaries(
     },
     optional={"propensity": st.floats(1e-6, 1.0), "input.age": st.none() | st.floats(-10, 10), "reason": st.just("x")},
 )
-ROWS = st.lists(ROW, min_size=1, max_size=6)
+ROWS = st.lists(ROW, min_size=1, max_size=6, unique_by=lambda row: (row["request"], str(row["item"])))
 GOOD = {"request": "r", "user": "u", "item": "i", "time": 5, "label": 1, "crm": 0.5, "llm": 0.25}
 
 
@@ -91,6 +92,9 @@ def test_what_is_not_read_is_known() -> None:
         ("llm", -0.1, "llm: -0.1 is not a probability"),
         ("llm", math.inf, "llm: expected a number"),
         ("time", "now", "time: expected Unix seconds, a number, not 'now'"),
+        ("time", 1.7e12, "time: 1700000000000 looks like milliseconds; times are Unix seconds, before the year 2100"),
+        ("time", 5e9, "time: 5000000000 looks like milliseconds; times are Unix seconds"),
+        ("time", -1e30, "time: -1e+30 is none; times are Unix seconds, before the year 2100"),
         ("label", "yes", "label: 'yes' is neither 0 nor 1"),
         ("user", "", "user: expected text or a whole number"),
         ("item", 1.5, "item: expected text or a whole number"),
@@ -99,7 +103,7 @@ def test_what_is_not_read_is_known() -> None:
     ],
 )
 def test_what_is_wrong_is_named(field: str, value: object, said: str) -> None:
-    with pytest.raises(InputError, match=rf"^row 2: {said[:60]}".replace("(", r"\(")):
+    with pytest.raises(InputError, match=f"^row 2: {re.escape(said)}"):
         made([GOOD, {**GOOD, field: value}])
 
 
@@ -112,6 +116,26 @@ def test_missing_columns_are_named_with_what_may_be_meant() -> None:
 def test_a_request_has_one_user() -> None:
     with pytest.raises(InputError, match="row 2: request: 'r' is of user 'u' in an earlier row and of 'v' here"):
         made([GOOD, {**GOOD, "user": "v"}])
+
+
+def test_a_request_has_one_row_of_an_item_in_every_form_of_a_file(tmp_path: Path) -> None:
+    others = [{**GOOD, "request": "s"}, {**GOOD, "item": "j"}]
+    assert len(made([GOOD, *others])) == 3
+    said = "item: 'i' has a row of request 'r' already"
+    with pytest.raises(InputError, match=f"^row 4: {said}"):
+        made([GOOD, *others, {**GOOD, "label": 0}])
+    header, cells = ",".join(GOOD), ",".join(map(str, GOOD.values()))
+    table, lines, columns = (tmp_path / f"rows.{kind}" for kind in ("csv", "jsonl", "parquet"))
+    table.write_text(f"{header}\n{cells}\n{cells}\n")
+    with pytest.raises(InputError, match=rf"rows\.csv line 3: {said}"):
+        read_csv(table)
+    one = made([GOOD])
+    lines.write_text("".join([*one.lines(), *one.lines()]))
+    with pytest.raises(InputError, match=rf"rows\.jsonl row 2: {said}"):
+        read_json_lines(lines)
+    parquet.write_labelled(one.take(np.array([0, 0])), columns)
+    with pytest.raises(InputError, match=rf"rows\.parquet: row 2: {said}"):
+        parquet.read_labelled(columns)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,17 @@ from corella_edge.routing.measure import (
     entropy,
     parse_measure,
 )
-from corella_edge.routing.policy import UNASKABLE, USUAL, AskCost, Budget, Calibration, Policy, Routing
+from corella_edge.routing.policy import (
+    MOST_POINTS,
+    UNASKABLE,
+    USUAL,
+    AskCost,
+    Budget,
+    Calibration,
+    Policy,
+    Routing,
+    probability_points,
+)
 from corella_edge.routing.routing_file import calibration_json, parse_policy, parse_routing, policy_json
 from corella_edge.routing.told import margin_of, told, too_slow
 
@@ -128,12 +138,47 @@ def test_what_must_not_be_passed_is_not_ties_or_not(values: list[float], share: 
     assert (s >= threshold).mean() <= share + 1e-12
 
 
-def test_of_many_rows_the_share_is_exact_to_one_in_ten_thousand() -> None:
-    s = np.random.default_rng(0).permutation(97_003) / 97_003.0
+@pytest.mark.parametrize(("rows", "most"), [(97_003, 1.0), (250_003, 250_003 / MOST_POINTS)])
+def test_of_many_rows_the_share_is_exact_to_one_row_or_to_one_in_a_hundred_thousand(rows: int, most: float) -> None:
+    s = np.random.default_rng(0).permutation(rows) / rows
     calibration = Calibration.fit(s)
-    assert len(calibration.shares) == 10_001
-    for share in (0.0001, 0.0123, 0.05, 0.33333, 0.9):
-        assert (s >= calibration.threshold(share)).mean() == pytest.approx(share, abs=1.1e-4)
+    assert len(calibration.shares) == min(rows, MOST_POINTS) + 1
+    for share in (0.00007, 0.0001, 0.0123, 0.05, 0.12345, 0.33333, 0.9):
+        assert abs((s >= calibration.threshold(share)).sum() - share * rows) <= most + 1e-6
+
+
+@given(st.lists(P, min_size=1, max_size=60), st.tuples(P, P).map(sorted), st.floats(0, 0.5))
+def test_the_share_of_a_band_is_that_of_the_rows(values: list[float], ends: list[float], inside: float) -> None:
+    p = np.array(values)
+    routing = parse_routing(routing_data(p, probability_points(p)))
+    for policy in (Policy(Band(*ends), 0.0), Policy(Band(*ends), inside), Policy(Margin(0.3), inside)):
+        share = routing.share(policy)
+        assert routing.counts(policy.measure)
+        assert share is not None
+        assert round(share * len(p), 6) == len(policy.route(p)[0])
+
+
+def routing_data(p: Any, points: Any) -> dict[str, Any]:
+    """routing.json of calibration rows with these probabilities."""
+    calibration = calibration_json(Calibration.fit(entropy(p)))
+    return json.loads(json.dumps({"calibration": calibration, "rows": len(p), "probabilities": points.tolist()}))
+
+
+@pytest.mark.parametrize("ends", [(0.1, 0.3), (0.0, 0.123456), (0.5, 0.5), (0.25, 0.25), (0.0, 1.0), (0.997, 1.0)])
+def test_between_quantiles_the_share_of_a_band_is_told_as_about(ends: tuple[float, float]) -> None:
+    """As of more rows than probabilities are kept, and as in bundles of before, which hold 1,001."""
+    rng = np.random.default_rng(0)
+    p = np.where(rng.random(23_000) < 0.1, 0.25, rng.beta(2, 5, 23_000))
+    within = float(((p >= ends[0]) & (p <= ends[1])).mean())
+    for points in (probability_points(p), np.quantile(p, np.linspace(0, 1, 1001))):
+        routing = parse_routing(routing_data(p, points))
+        policy = Policy(Band(*ends), 0.0)
+        assert len(points) < len(p)
+        assert not routing.counts(policy.measure)
+        assert routing.share(policy) == pytest.approx(within, abs=2.5 / len(points))
+        said = told(policy, routing, "band")[0]
+        assert within == 0.0 or "(about " in said
+        assert "(about" not in told(parse_threshold("ratio:0.1", routing), routing, "ratio:0.1")[0]
 
 
 @given(COST, st.integers(1, 200), st.lists(st.floats(0, 1), min_size=2, max_size=5))

@@ -133,6 +133,9 @@ class FakeRanker:
     def warm_up(self) -> None:
         self.warm = True
 
+    def know_cost(self) -> None:
+        return None
+
     def stats(self) -> dict[str, float]:
         return {
             "prompts": 7.0,

@@ -153,7 +153,7 @@ def test_a_new_version_is_loaded_beside_the_old_one_and_takes_its_place(
             await server.dealt_with(serial)
             assert server.serves == (ids[1], None)
             assert not shelf.made[ids[0]][0].closed
-        assert shelf.made[ids[1]][0].warmed == 1
+        assert [(made.warmed, made.measured) for made in (shelf.made[ids[0]][0], shelf.made[ids[1]][0])] == [(1, 1)] * 2
         await server.until(lambda: shelf.made[ids[0]][0].closed == 1)
 
     run(site, shelf, test)
