@@ -52,7 +52,7 @@ def measured(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> tuple[
                              max_labelled=60)  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:  # however slow the machine is at the moment
         patch.setattr(budget, "affordable", lambda points, *_: (points, ""))
-        patch.setattr(budget, "plan", lambda points, *_: dict.fromkeys(points, Share(10, 1.0)))
+        patch.setattr(budget, "plan", lambda points, *_: dict.fromkeys(points, Share(10, 1.0, (0, 1))))
         return run(engine, None, settings, lambda *_: None, out, said.append), out, said
 
 

@@ -233,6 +233,8 @@ def _largest(point: Point) -> Figure | None:
     found = point.rates
     if found is None or found.cut or found.first_failed is None:
         return None if found is None else Figure(found.largest)
+    if found.low is not None and found.high is not None:
+        return Figure(found.largest, found.low, found.high)
     return Figure(found.largest, found.largest, found.first_failed)
 
 

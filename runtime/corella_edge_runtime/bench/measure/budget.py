@@ -5,8 +5,10 @@ Pure functions of costs that a few trial requests have shown.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from corella_edge.routing.load import touched
 from corella_edge_runtime.bench.results.circumstances import Scenario, Users
@@ -16,20 +18,42 @@ from corella_edge_runtime.bench.results.seen import Spot
 # How a budget is divided: the headline (one at a time, new users) gets most, a control as much as shows the way.
 WEIGHTS = {"single": 4.0, "returning": 1.0, "random": 1.0, "server": 3.0, "offline": 1.0}
 QUALITY = 0.15  # of the budget, for scoring labelled rows
+PILOT = 0.02  # as much as of the budget, for learning what requests cost
 LEAST, MOST = 5, 20_000  # requests of a slice
+# Requests from which on a slice shows what it is to show: with fewer, there are fewer rounds. At once, as many as wait
+# in two processes several times over: the beginning and the end of a slice, where fewer wait, are then a small part.
+ENOUGH = {"single": 10, "returning": 10, "random": 10, "server": 30, "offline": 100}
+FEWEST = 3  # rounds in which a point is measured, where a run has so many: early, in the middle and late
 LOAD = 0.5  # of what one at a time reaches: the rate of Server without an objective
-TRIES = 8  # rates that a search for the largest one takes, each of as many requests as a slice, and of
-LEAST_TRY = 30
+TRIES = 7  # rates that the first search for the largest one takes, each of as many requests as a slice
+LEAST_TRY = 30  # requests of each, and of a slice that is one of them
+AGAIN = 1  # rates that every later slice of Server tries besides, to see whether the largest one is still that
 PRIORITY = ("single", "server", "returning", "random", "offline")  # where a budget has no room for all of them
 OVER = 1.5  # times its planned seconds that a slice may take
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one slice of a spot may use: requests, and seconds after which it ends early."""
+    """What one slice of a spot may use: requests, and seconds after which it ends early; and the rounds, from 0, in
+    which there is one."""
 
     requests: int
     seconds: float
+    rounds: tuple[int, ...] = (0,)
+
+
+def in_turn(shares: Mapping[Spot, Share], seed: int) -> Iterator[tuple[int, Spot]]:
+    """Every slice as its round and its spot, round by round. In each round, what is due comes in an order of its own: a
+    machine that drifts drifts for all of them, and each spot is measured early, in the middle and late."""
+    for number in sorted({number for share in shares.values() for number in share.rounds}):
+        due = [spot for spot, share in shares.items() if number in share.rounds]
+        for place in np.random.default_rng([seed, 3, number]).permutation(len(due)).tolist():
+            yield number, due[place]
+
+
+def spread_out(rounds: int, of: int) -> tuple[int, ...]:
+    """Which so many of the rounds: the first, the last and as many between, evenly."""
+    return tuple(dict.fromkeys(np.rint(np.linspace(0, of - 1, rounds)).astype(int).tolist())) if rounds > 1 else (0,)
 
 
 def spots(
@@ -100,7 +124,13 @@ def affordable(
 
 def _least(name: str, repeats: int, searches: bool) -> int:
     """Requests of each point of a group that the least measurement of it takes."""
-    return repeats * LEAST + (TRIES * LEAST_TRY if name == "server" and searches else 0)
+    rounds = min(FEWEST, repeats)
+    return LEAST_TRY * (rounds + _tries(rounds)) if name == "server" and searches else rounds * LEAST
+
+
+def _tries(rounds: int) -> int:
+    """Rates that Server's search tries in so many rounds."""
+    return TRIES + AGAIN * (rounds - 1)
 
 
 def _groups(points: Sequence[Spot]) -> dict[str, list[Spot]]:
@@ -114,7 +144,8 @@ def plan(
     points: Sequence[Spot], costs: Mapping[str, float], budget: float, repeats: int, searches: bool
 ) -> dict[Spot, Share]:
     """Of every slice of each spot. Within a group all spots get as many requests, so that all support the same
-    percentiles.
+    percentiles. Where there are too few for `repeats` slices of `ENOUGH`, there are fewer slices, spread over the
+    rounds.
 
     Args:
         costs: seconds a request, by threshold, one at a time.
@@ -127,17 +158,19 @@ def plan(
     for name, members in groups.items():
         each = {spot: _seconds(spot, costs[spot.threshold]) for spot in members}
         requests = budget * WEIGHTS[name] / whole / sum(each.values())  # of each spot, all slices and tries together
-        count = min(MOST, max(LEAST, _slice_of(requests, name, repeats, searches)))
-        found |= {spot: Share(count, OVER * count * each[spot]) for spot in members}
+        rounds, count = _slices_of(requests, name, repeats, name == "server" and searches)
+        least = LEAST_TRY if name == "server" and searches else LEAST
+        count, due = min(MOST, max(least, count)), spread_out(rounds, repeats)
+        found |= {spot: Share(count, OVER * count * each[spot], due) for spot in members}
     return found
 
 
-def _slice_of(requests: float, name: str, repeats: int, searches: bool) -> int:
-    """How many of them each slice gets: a try of a search is as long as a slice, and no shorter than `LEAST_TRY`."""
-    if name != "server" or not searches:
-        return int(requests / repeats)
-    even = requests / (repeats + TRIES)
-    return int(even if even >= LEAST_TRY else (requests - TRIES * LEAST_TRY) / repeats)
+def _slices_of(requests: float, name: str, repeats: int, searches: bool) -> tuple[int, int]:
+    """In how many rounds there is a slice, and of how many of these requests: a try of a search is as long as one."""
+    most = requests / ENOUGH[name]
+    rounds = int((most - TRIES + AGAIN) / (1 + AGAIN) if searches else most)
+    rounds = max(min(FEWEST, repeats), min(repeats, rounds))
+    return rounds, int(requests / (rounds + _tries(rounds) if searches else rounds))
 
 
 def _seconds(spot: Spot, cost: float) -> float:
@@ -147,13 +180,11 @@ def _seconds(spot: Spot, cost: float) -> float:
     return cost * 2.0 if spot.users == "returning" else cost / spot.workers
 
 
-def told(shares: Mapping[Spot, Share], repeats: int) -> list[str]:
-    """What the budget buys, a sentence a group."""
-    sizes: dict[str, int] = {}
-    for spot, share in shares.items():
-        sizes[group(spot)] = min(repeats * share.requests, sizes.get(group(spot), MOST * repeats))
-    return [f"{_NAMES[name]}: {requests:,} requests a point, enough for {_enough(requests)}"
-            for name, requests in sizes.items()]  # fmt: skip
+def told(shares: Mapping[Spot, Share]) -> list[str]:
+    """What the budget buys, a sentence a group; within a group all spots have the same share of it."""
+    found = {group(spot): (len(share.rounds), len(share.rounds) * share.requests) for spot, share in shares.items()}
+    return [f"{_NAMES[name]}: {requests:,} requests a point in {rounds} round{'s' if rounds > 1 else ''}, enough for "
+            f"{_enough(requests)}" for name, (rounds, requests) in found.items()]  # fmt: skip
 
 
 _NAMES = {"single": "one at a time", "returning": "returning users", "random": "random routing", "server": "Server",

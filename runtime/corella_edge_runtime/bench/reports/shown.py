@@ -121,9 +121,11 @@ def least_ms(result: Result, point: Point) -> float | None:
 
 
 def spread(point: Point, name: str) -> Figure:
-    """A percentile of latency, or `requests_per_s`, with an interval that also holds what each repeat came to: blocks
-    of one run say nothing of what changes from run to run."""
+    """A percentile of latency, or `requests_per_s`, with an interval that knows the repeats. Where it was made of
+    blocks of requests alone, which say nothing of a machine that changes, it is widened to hold what each came to."""
     found: Figure = point.requests_per_s if name == "requests_per_s" else getattr(point.latency, name)
+    if point.intervals == "repeats":
+        return found
     each = [value for repeat in point.repeats if (value := getattr(repeat, name, None)) is not None]
     known = [end for end in (found.low, found.high) if end is not None]
     if found.value is None or len(each) < 2 or (not known and not _told(point, name)):

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge_runtime.bench.measure.budget import (
+    AGAIN,
+    ENOUGH,
+    FEWEST,
     LEAST,
     LEAST_TRY,
     MOST,
     TRIES,
     WEIGHTS,
+    Share,
     _seconds,
     affordable,
     group,
+    in_turn,
     plan,
     smoothed,
     spots,
+    spread_out,
     told,
 )
 from corella_edge_runtime.bench.results.seen import Spot
@@ -55,15 +63,43 @@ def test_the_budget_is_kept_where_the_least_of_requests_fits(
     assert all(LEAST <= share.requests <= MOST for share in shares.values())
     spent = {group(spot): 0.0 for spot in points}
     for spot, share in shares.items():
-        tries = TRIES * max(LEAST_TRY, share.requests) if searches and spot.scenario == "server" else 0
-        spent[group(spot)] += (repeats * share.requests + tries) * _seconds(spot, costs[spot.threshold])
-    least = {name for name in spent if all(s.requests == LEAST for p, s in shares.items() if group(p) == name)}
+        rounds, searched = len(share.rounds), searches and spot.scenario == "server"
+        tries = TRIES + AGAIN * (rounds - 1) if searched else 0
+        spent[group(spot)] += (rounds + tries) * share.requests * _seconds(spot, costs[spot.threshold])
+        assert min(FEWEST, repeats) <= rounds <= repeats
+        assert rounds == min(FEWEST, repeats) or share.requests >= ENOUGH[group(spot)]
+        assert share.requests >= LEAST_TRY or not searched
+    lowest = {name: LEAST_TRY if searches and name == "server" else LEAST for name in spent}
+    least = {name for name in spent if all(s.requests == lowest[name] for p, s in shares.items() if group(p) == name)}
     assert sum(took for name, took in spent.items() if name not in least) <= seconds * 1.001
     if least != {"single"}:
         assert sum(took for name, took in spent.items() if name in least) <= seconds * 1.001
     assert set(spent) <= set(WEIGHTS)
     for name in spent:
-        assert len({share.requests for spot, share in shares.items() if group(spot) == name}) == 1
+        assert len({(share.requests, share.rounds) for spot, share in shares.items() if group(spot) == name}) == 1
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_fewer_slices_are_spread_over_all_rounds(rounds: int, of: int) -> None:
+    found = spread_out(min(rounds, of), of)
+    assert len(found) == min(rounds, of)
+    assert found[0] == 0
+    if len(found) > 1:
+        assert found[-1] == of - 1
+        gaps = [b - a for a, b in pairwise(found)]
+        assert max(gaps) - min(gaps) <= 1
+
+
+def test_in_each_round_what_is_due_comes_in_another_order() -> None:
+    often, seldom = every()[:8], every()[8:16]
+    shares = {**dict.fromkeys(often, Share(5, 1.0, (0, 1, 2))), **dict.fromkeys(seldom, Share(5, 1.0, (0, 2)))}
+    found = list(in_turn(shares, 0))
+    assert [number for number, _ in found] == [0] * 16 + [1] * 8 + [2] * 16
+    orders = [[spot for number, spot in found if number == one] for one in range(3)]
+    assert set(orders[0]) == set(orders[2]) == {*often, *seldom}
+    assert orders[0] != orders[2]
+    assert set(orders[1]) == set(often)
+    assert found == list(in_turn(shares, 0)) != list(in_turn(shares, 1))
 
 
 def test_more_time_buys_more_and_it_is_said_what_it_tells() -> None:
@@ -71,8 +107,9 @@ def test_more_time_buys_more_and_it_is_said_what_it_tells() -> None:
     short, long = (plan(every(), costs, seconds, 3, False) for seconds in (60.0, 600.0))
     first = every()[0]
     assert long[first].requests > 5 * short[first].requests
-    words = told(long, 3)
+    words = told(long)
     assert words[0].startswith("one at a time: ")
+    assert " requests a point in 3 rounds, enough for " in words[0]
     assert any("enough for p95 (p99 takes 1,000)" in line or "enough for p99 (p99.9 takes 10,000)" in line
                for line in words)  # fmt: skip
 
