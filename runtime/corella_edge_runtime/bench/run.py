@@ -135,7 +135,7 @@ class _Run:
         costs = budget.smoothed(self._bench.costs, settings.ratios, settings.candidates)
         costs = {threshold: cost + settings.pause for threshold, cost in costs.items()}
         seconds = (1.0 - (budget.QUALITY if self._labelled()[0] else 0.0)) * settings.budget
-        more = (costs, seconds, settings.repeats, settings.objective is not None)
+        more = (costs, seconds, settings.repeats, None if settings.objective is None else settings.objective[1])
         begun = {budget.group(one.spot) for one in journal.slices}
         self._spots, short = budget.affordable(self._spots, *more, begun)
         if short:

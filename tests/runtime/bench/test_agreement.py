@@ -98,7 +98,7 @@ def slices(seed: int, slowness: Floats, began: float) -> list[Slice]:
     bench = Bench(Drifting(seed, slowness, began), Supply(Source("", [], base, 5), CATALOG, 0), Rapl((), ""), RATIOS,
                   (0.9, 1.5), 0, costs=costs)  # fmt: skip
     spots = budget.spots(list(RATIOS), list(RATIOS.values()), ("single", "server", "offline"), ("new",), False, 0)
-    shares = budget.plan(spots, costs, BUDGET, REPEATS, True)
+    shares = budget.plan(spots, costs, BUDGET, REPEATS, 1.5)
     return [bench.slice(spot, shares[spot], number) for number, spot in budget.in_turn(shares, 0)]
 
 

@@ -5,6 +5,7 @@ Pure functions of costs that a few trial requests have shown.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,17 +17,20 @@ from corella_edge_runtime.bench.results.figures import PERCENTILES, needed, supp
 from corella_edge_runtime.bench.results.seen import Spot
 
 # How a budget is divided: the headline (one at a time, new users) gets most, a control as much as shows the way.
-WEIGHTS = {"single": 4.0, "returning": 1.0, "random": 1.0, "server": 3.0, "offline": 1.0}
+WEIGHTS = {"single": 4.0, "returning": 1.0, "random": 1.0, "server": 3.0, "offline": 2.0}
 QUALITY = 0.15  # of the budget, for scoring labelled rows
 PILOT = 0.02  # as much as of the budget, for learning what requests cost
 LEAST, MOST = 5, 20_000  # requests of a slice
-# Requests from which on a slice shows what it is to show: with fewer, there are fewer rounds. At once, as many as wait
-# in two processes several times over: the beginning and the end of a slice, where fewer wait, are then a small part.
-ENOUGH = {"single": 10, "returning": 10, "random": 10, "server": 30, "offline": 100}
+# Requests from which on a slice shows what it is to show: with fewer, there are fewer rounds. Of Offline several times
+# as many as wait at once: its beginning and its end, where fewer do, are then a smaller part of it.
+ENOUGH = {"single": 10, "returning": 10, "random": 10, "server": 30, "offline": 60}
 FEWEST = 3  # rounds in which a point is measured, where a run has so many: early, in the middle and late
 LOAD = 0.5  # of what one at a time reaches: the rate of Server without an objective
 TRIES = 7  # rates that the first search for the largest one takes, each of as many requests as a slice
 LEAST_TRY = 30  # requests of each, and of a slice that is one of them
+# Times the objective's limit that a try lasts at least. Too many requests at once keep any limit while they are few: at
+# a quarter more than can be done, the last of so long a stretch waits for the limit.
+SPAN = 5.0
 AGAIN = 1  # rates that every later slice of Server tries besides, to see whether the largest one is still that
 PRIORITY = ("single", "server", "returning", "random", "offline")  # where a budget has no room for all of them
 OVER = 1.5  # times its planned seconds that a slice may take
@@ -100,18 +104,20 @@ def smoothed(costs: Mapping[str, float], ratios: Mapping[str, float | None], can
 
 
 def affordable(
-    points: Sequence[Spot], costs: Mapping[str, float], budget: float, repeats: int, searches: bool,
+    points: Sequence[Spot], costs: Mapping[str, float], budget: float, repeats: int, limit: float | None = None,
     begun: Collection[str] = (),
 ) -> tuple[list[Spot], str]:  # fmt: skip
     """The points for which a budget has room with the least of requests, and a sentence about the others, or "".
 
     What is left out is left out as a group, the least telling first; one at a time is always measured, and so are the
-    groups of which an interrupted run has measured something (`begun`).
+    groups of which an interrupted run has measured something (`begun`). `limit`: as in `plan`.
     """
     kept, dropped, spent, whole = list[str](), list[str](), 0.0, 0.0
     groups = _groups(points)
     for name in (name for name in PRIORITY if name in groups):
-        seconds = _least(name, repeats, searches) * sum(_seconds(spot, costs[spot.threshold]) for spot in groups[name])
+        each = [_seconds(spot, costs[spot.threshold]) for spot in groups[name]]
+        way = _Way(name, min(FEWEST, repeats), limit)
+        seconds = way.slots * way.seconds(way.least, each)
         whole += seconds
         if not kept or name in begun or spent + seconds <= budget:
             kept, spent = [*kept, name], spent + seconds
@@ -122,15 +128,36 @@ def affordable(
     return [spot for spot in points if group(spot) in kept], told if dropped else ""
 
 
-def _least(name: str, repeats: int, searches: bool) -> int:
-    """Requests of each point of a group that the least measurement of it takes."""
-    rounds = min(FEWEST, repeats)
-    return LEAST_TRY * (rounds + _tries(rounds)) if name == "server" and searches else rounds * LEAST
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a group is measured in so many rounds: `limit` of seconds makes Server search for the largest rate."""
 
+    name: str
+    rounds: int
+    limit: float | None
 
-def _tries(rounds: int) -> int:
-    """Rates that Server's search tries in so many rounds."""
-    return TRIES + AGAIN * (rounds - 1)
+    @property
+    def searches(self) -> bool:
+        return self.name == "server" and self.limit is not None
+
+    @property
+    def slots(self) -> int:
+        """Slices of each spot, and tries, which are as long."""
+        return self.rounds + (TRIES + AGAIN * (self.rounds - 1) if self.searches else 0)
+
+    @property
+    def least(self) -> int:
+        """Requests of a slice."""
+        return LEAST_TRY if self.searches else LEAST
+
+    def seconds(self, count: int, each: Sequence[float]) -> float:
+        """Of one slice of all spots, of so many requests of `each` seconds."""
+        span = SPAN * (self.limit or 0.0) if self.searches else 0.0
+        return sum(max(count * one, span) for one in each)
+
+    def count(self, budget: float, each: Sequence[float]) -> int:
+        """The most requests of a slice for which a budget of seconds is enough."""
+        return bisect_right(range(MOST), budget / self.slots, key=lambda count: self.seconds(count + 1, each))
 
 
 def _groups(points: Sequence[Spot]) -> dict[str, list[Spot]]:
@@ -141,7 +168,7 @@ def _groups(points: Sequence[Spot]) -> dict[str, list[Spot]]:
 
 
 def plan(
-    points: Sequence[Spot], costs: Mapping[str, float], budget: float, repeats: int, searches: bool
+    points: Sequence[Spot], costs: Mapping[str, float], budget: float, repeats: int, limit: float | None = None
 ) -> dict[Spot, Share]:
     """Of every slice of each spot. Within a group all spots get as many requests, so that all support the same
     percentiles. Where there are too few for `repeats` slices of `ENOUGH`, there are fewer slices, spread over the
@@ -150,27 +177,24 @@ def plan(
     Args:
         costs: seconds a request, by threshold, one at a time.
         budget: seconds for all slices of all spots.
-        searches: whether Server looks for the largest rate, once a spot.
+        limit: seconds of the objective by which Server looks for the largest rate; None = it does not.
     """
     groups = _groups(points)
     whole = sum(WEIGHTS[name] for name in groups)
     found: dict[Spot, Share] = {}
     for name, members in groups.items():
         each = {spot: _seconds(spot, costs[spot.threshold]) for spot in members}
-        requests = budget * WEIGHTS[name] / whole / sum(each.values())  # of each spot, all slices and tries together
-        rounds, count = _slices_of(requests, name, repeats, name == "server" and searches)
-        least = LEAST_TRY if name == "server" and searches else LEAST
-        count, due = min(MOST, max(least, count)), spread_out(rounds, repeats)
+        rounds, count = _slices_of(name, list(each.values()), budget * WEIGHTS[name] / whole, repeats, limit)
+        due = spread_out(rounds, repeats)
         found |= {spot: Share(count, OVER * count * each[spot], due) for spot in members}
     return found
 
 
-def _slices_of(requests: float, name: str, repeats: int, searches: bool) -> tuple[int, int]:
-    """In how many rounds there is a slice, and of how many of these requests: a try of a search is as long as one."""
-    most = requests / ENOUGH[name]
-    rounds = int((most - TRIES + AGAIN) / (1 + AGAIN) if searches else most)
-    rounds = max(min(FEWEST, repeats), min(repeats, rounds))
-    return rounds, int(requests / (rounds + _tries(rounds) if searches else rounds))
+def _slices_of(name: str, each: Sequence[float], budget: float, repeats: int, limit: float | None) -> tuple[int, int]:
+    """In how many rounds there is a slice, and of how many requests."""
+    ways = [_Way(name, rounds, limit) for rounds in range(repeats, min(FEWEST, repeats) - 1, -1)]
+    way = next((one for one in ways if one.count(budget, each) >= ENOUGH[name]), ways[-1])
+    return way.rounds, max(way.least, way.count(budget, each))
 
 
 def _seconds(spot: Spot, cost: float) -> float:

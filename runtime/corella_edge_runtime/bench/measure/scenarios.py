@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from corella_edge.stopping import Stopped, never
 from corella_edge_runtime.bench.load.rates import nearest, on_grid
 from corella_edge_runtime.bench.load.schedule import poisson
 from corella_edge_runtime.bench.measure import machine, provenance
-from corella_edge_runtime.bench.measure.budget import TRIES, Share, rate
+from corella_edge_runtime.bench.measure.budget import OVER, SPAN, TRIES, Share, rate
 from corella_edge_runtime.bench.measure.energy import Rapl
 from corella_edge_runtime.bench.measure.search import Search
 from corella_edge_runtime.bench.measure.supply import Supply, bodies
@@ -132,7 +133,7 @@ class Bench:
     def _server(self, spot: Spot, threshold: str | None, share: Share, repeat: int) -> Measured:
         """At random moments, whatever became of those before."""
         llm = self.target.llm_seconds()
-        seen = self._stream(spot.threshold, self._rate(spot.threshold), share.requests, 1000 + repeat)
+        seen = self._stream(spot.threshold, self._rate(spot.threshold), share.requests, 10_000 + repeat)
         return seen, _last(seen), _since(llm, self.target.llm_seconds())
 
     def _rate(self, threshold: str) -> float:
@@ -147,7 +148,9 @@ class Bench:
 
     def _stream(self, threshold: str, per_second: float, count: int, seed: int) -> list[Seen]:
         self.go_on()
-        moments = poisson(per_second, count / per_second, self.seed * 10_000 + seed) or [0.0]
+        if self.objective is not None:
+            count = max(count, math.ceil(SPAN * self.objective[1] * per_second))
+        moments = poisson(per_second, count / per_second, self.seed * 20_000 + seed) or [0.0]
         return self.target.stream(bodies(self.supply.new(len(moments)), threshold), moments, stop=self.stop)
 
     def _search(self, spot: Spot, share: Share, repeat: int) -> Search | None:
@@ -166,7 +169,7 @@ class Bench:
         search = self._search(spot, share, repeat)
         if search is None or spot.threshold in self.found:
             return None
-        search.end = time.monotonic() + TRIES * share.seconds
+        search.end = time.monotonic() + TRIES * max(share.seconds, OVER * SPAN * search.limit)
         found = self.found[spot.threshold] = search.first(rate(self.costs[spot.threshold]))
         return found
 

@@ -15,6 +15,7 @@ from corella_edge_runtime.bench.measure.budget import (
     LEAST,
     LEAST_TRY,
     MOST,
+    SPAN,
     TRIES,
     WEIGHTS,
     Share,
@@ -50,22 +51,24 @@ def test_all_points_and_no_more() -> None:
     assert other == [Spot(scenario="single", threshold="policy")]
 
 
-@given(st.floats(1e-4, 2.0), st.floats(1.0, 50.0), st.floats(20.0, 3600.0), st.integers(1, 5), st.booleans())
+@given(st.floats(1e-4, 2.0), st.floats(1.0, 50.0), st.floats(20.0, 3600.0), st.integers(1, 15),
+       st.none() | st.floats(0.001, 2.0))  # fmt: skip
 def test_the_budget_is_kept_where_the_least_of_requests_fits(
-    alone: float, factor: float, seconds: float, repeats: int, searches: bool
+    alone: float, factor: float, seconds: float, repeats: int, limit: float | None
 ) -> None:
     costs = {name: alone * (1 + ratio * (factor - 1)) for name, ratio in zip(THRESHOLDS, RATIOS, strict=True)}
-    points, short = affordable(every(), costs, seconds, repeats, searches)
+    points, short = affordable(every(), costs, seconds, repeats, limit)
     assert points[0] == every()[0]
     assert bool(short) == (points != every())
-    shares = plan(points, costs, seconds, repeats, searches)
+    shares = plan(points, costs, seconds, repeats, limit)
     assert set(shares) == set(points)
     assert all(LEAST <= share.requests <= MOST for share in shares.values())
-    spent = {group(spot): 0.0 for spot in points}
+    spent, searches = {group(spot): 0.0 for spot in points}, limit is not None
     for spot, share in shares.items():
         rounds, searched = len(share.rounds), searches and spot.scenario == "server"
         tries = TRIES + AGAIN * (rounds - 1) if searched else 0
-        spent[group(spot)] += (rounds + tries) * share.requests * _seconds(spot, costs[spot.threshold])
+        long = max(share.requests * _seconds(spot, costs[spot.threshold]), SPAN * limit if searched else 0.0)
+        spent[group(spot)] += (rounds + tries) * long
         assert min(FEWEST, repeats) <= rounds <= repeats
         assert rounds == min(FEWEST, repeats) or share.requests >= ENOUGH[group(spot)]
         assert share.requests >= LEAST_TRY or not searched
@@ -104,7 +107,7 @@ def test_in_each_round_what_is_due_comes_in_another_order() -> None:
 
 def test_more_time_buys_more_and_it_is_said_what_it_tells() -> None:
     costs = dict.fromkeys(THRESHOLDS, 0.01)
-    short, long = (plan(every(), costs, seconds, 3, False) for seconds in (60.0, 600.0))
+    short, long = (plan(every(), costs, seconds, 3) for seconds in (60.0, 600.0))
     first = every()[0]
     assert long[first].requests > 5 * short[first].requests
     words = told(long)
@@ -126,17 +129,17 @@ def test_a_few_trials_without_a_hard_candidate_do_not_make_a_share_cheap() -> No
 
 def test_what_a_budget_has_no_room_for_is_left_out_and_said() -> None:
     slow = dict.fromkeys(THRESHOLDS, 2.0)
-    points, short = affordable(every(), slow, 300.0, 3, True)
+    points, short = affordable(every(), slow, 300.0, 3, 0.03)
     assert {group(spot) for spot in points} == {"single"}
     assert short.startswith(
         "the 300 s for latency have no room for: Server, returning users, random routing, Offline; all"
     )
     enough = float(short.rpartition("at least ")[2].removesuffix(" s"))
-    assert affordable(every(), slow, enough + 1, 3, True) == (every(), "")
+    assert affordable(every(), slow, enough + 1, 3, 0.03) == (every(), "")
 
 
 def test_what_an_interrupted_run_has_begun_is_never_left_out() -> None:
     slow = dict.fromkeys(THRESHOLDS, 2.0)
-    points, short = affordable(every(), slow, 300.0, 3, True, {"random"})
+    points, short = affordable(every(), slow, 300.0, 3, 0.03, {"random"})
     assert {group(spot) for spot in points} == {"single", "random"}
     assert "no room for: Server, returning users, Offline; all" in short
