@@ -133,6 +133,17 @@ def spread(point: Point, name: str) -> Figure:
     return Figure(found.value, min(found.value, *known, *each), max(found.value, *known, *each))
 
 
+def largest(point: Point) -> Figure | None:
+    """The largest rate that keeps the objective; None where none was looked for. Of one search its interval is from the
+    rate that held to the lowest above it that did not, if the search came to its end."""
+    found = point.rates
+    if found is None or found.cut or found.first_failed is None:
+        return None if found is None else Figure(found.largest)
+    if found.low is not None and found.high is not None:
+        return Figure(found.largest, found.low, found.high)
+    return Figure(found.largest, found.largest, found.first_failed)
+
+
 def _told(point: Point, name: str) -> bool:
     return name == "requests_per_s" or name in point.latency.supported
 

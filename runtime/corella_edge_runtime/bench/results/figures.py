@@ -16,7 +16,7 @@ from corella_edge_runtime.bench.results.points import Latency
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 BEYOND = 10  # requests that must lie beyond a percentile before it is more than the luck of a few
 BLOCKS = 20  # stretches of a run that are drawn as wholes: neighbours in time hang together
-PARTS = 4  # of a run, that are also compared: a slow change of the machine differs less from repeat to repeat
+PARTS = 3  # of a run, early, middle and late, that are also compared: a slow change hardly shows from repeat to repeat
 DRAWS = 400
 _NORMAL_95 = 1.959964
 
