@@ -95,6 +95,7 @@ class _Run:
         )  # fmt: skip
         self._supply = made
         self._left_out: list[str] = []
+        self._whole = 0  # slices of the whole run
         self._spots = budget.spots(
             settings.thresholds, list(settings.ratios.values()), settings.scenarios, settings.users,
             settings.controls and what.target.controls and what.llm, settings.cores if own else 0,
@@ -114,7 +115,7 @@ class _Run:
             journal.end()
             whole = True
         except Stopped:
-            self._progress("stopped", len(journal.slices), len(self._spots))
+            self._progress("stopped", len(journal.slices), self._whole)
         during = gathered.noise([provenance.noise(started, own), *earlier])
         quiet = provenance.quiet(before, during)
         notes = (*head.warnings, *self._notes())
@@ -153,10 +154,10 @@ class _Run:
         """Every slice that is missing, round by round."""
         done = {(one.spot, one.repeat) for one in journal.slices}
         left = [one for one in budget.in_turn(shares, self._settings.seed) if (one[1], one[0]) not in done]
-        whole = len(journal.slices) + len(left)
+        self._whole = len(journal.slices) + len(left)
         with ExitStack() as opened:
             for repeat, spot in left:
-                self._progress(str(spot), len(journal.slices), whole)
+                self._progress(str(spot), len(journal.slices), self._whole)
                 if spot.workers > 1 and self._bench.shared is None:
                     workers = Workers(self._what.bundle.root, self._what.llm, spot.workers)
                     self._bench.shared = opened.enter_context(closing(workers))
