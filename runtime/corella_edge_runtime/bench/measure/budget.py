@@ -115,7 +115,7 @@ def affordable(
     kept, dropped, spent, whole = list[str](), list[str](), 0.0, 0.0
     groups = _groups(points)
     for name in (name for name in PRIORITY if name in groups):
-        each = [_seconds(spot, costs[spot.threshold]) for spot in groups[name]]
+        each = [_seconds(spot, costs) for spot in groups[name]]
         way = _Way(name, min(FEWEST, repeats), limit)
         seconds = way.slots * way.seconds(way.least, each)
         whole += seconds
@@ -183,7 +183,7 @@ def plan(
     whole = sum(WEIGHTS[name] for name in groups)
     found: dict[Spot, Share] = {}
     for name, members in groups.items():
-        each = {spot: _seconds(spot, costs[spot.threshold]) for spot in members}
+        each = {spot: _seconds(spot, costs) for spot in members}
         rounds, count = _slices_of(name, list(each.values()), budget * WEIGHTS[name] / whole, repeats, limit)
         due = spread_out(rounds, repeats)
         found |= {spot: Share(count, OVER * count * each[spot], due) for spot in members}
@@ -197,11 +197,13 @@ def _slices_of(name: str, each: Sequence[float], budget: float, repeats: int, li
     return way.rounds, max(way.least, way.count(budget, each))
 
 
-def _seconds(spot: Spot, cost: float) -> float:
-    """What one request of a spot takes: a returning user's is asked twice, and a server is idle half of its time."""
+def _seconds(spot: Spot, costs: Mapping[str, float]) -> float:
+    """What one request of a spot takes: a returning user's is asked twice, first about all candidates, and a server is
+    idle half of its time."""
+    cost = costs[spot.threshold]
     if spot.scenario == "server":
         return cost / LOAD
-    return cost * 2.0 if spot.users == "returning" else cost / spot.workers
+    return cost + max(costs.values()) if spot.users == "returning" else cost / spot.workers
 
 
 def told(shares: Mapping[Spot, Share]) -> list[str]:

@@ -67,7 +67,7 @@ def test_the_budget_is_kept_where_the_least_of_requests_fits(
     for spot, share in shares.items():
         rounds, searched = len(share.rounds), searches and spot.scenario == "server"
         tries = TRIES + AGAIN * (rounds - 1) if searched else 0
-        long = max(share.requests * _seconds(spot, costs[spot.threshold]), SPAN * limit if searched else 0.0)
+        long = max(share.requests * _seconds(spot, costs), SPAN * limit if searched else 0.0)
         spent[group(spot)] += (rounds + tries) * long
         assert min(FEWEST, repeats) <= rounds <= repeats
         assert rounds == min(FEWEST, repeats) or share.requests >= ENOUGH[group(spot)]
