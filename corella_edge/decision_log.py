@@ -20,6 +20,7 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge.history import MAX_TIME, not_seconds
 from corella_edge.json_lines import read_lines
 from corella_edge.messages import Id, an_id, check
+from corella_edge.routing.gate import NEW_ITEM, new_items
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.log_odds import logit
 from corella_edge.routing.replay import LoggedRows
@@ -194,9 +195,10 @@ def _inputs(decision: WeighedDecision) -> list[dict[str, float]]:
     """Of each candidate: those that the log has, and those that follow from what it has."""
     logits = logit(np.array([candidate.crm for candidate in decision.candidates], np.float64))
     shared = {"dispersion": float(logits.std()) if len(logits) else 0.0, **decision.inputs}
+    new = new_items([candidate.unknown for candidate in decision.candidates])
     return [
-        {**shared, "crm_logit": value, "unknown": float(len(candidate.unknown)), **candidate.inputs}
-        for candidate, value in zip(decision.candidates, logits.tolist(), strict=True)
+        {**shared, "crm_logit": value, "unknown": float(len(candidate.unknown)), NEW_ITEM: own, **candidate.inputs}
+        for candidate, value, own in zip(decision.candidates, logits.tolist(), new.tolist(), strict=True)
     ]
 
 

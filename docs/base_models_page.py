@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import base_models
 from corella_edge_export.evaluation.tables import table_head, table_row
 
 Json = dict[str, Any]
@@ -37,6 +38,12 @@ def short(results: Path) -> Iterator[str]:
     seeds = ", ".join(f"{row['name']} {row['seeds']}" for row in quality["models"])
     yield f"AUC on {rows:,} test rows, mean ± deviation of the seeds ({seeds}), with 95 % intervals over users."
     yield f"Time: `Engine.rank` of 20 candidates, one core, {timed['machine']['cpu']}{_void(timed)}."
+
+
+def svg(results: Path) -> str:
+    """docs/base-models.svg: of the CPU whose kept times have the figures of most models beside them."""
+    kept = _read(results, "*/base-models.json")
+    return base_models.plot(max(kept, key=lambda found: sum("quality" in model for model in found["models"])))
 
 
 def lines(results: Path, published: Path) -> Iterator[str]:

@@ -49,7 +49,7 @@ def pages() -> dict[Path, str]:
     results = {
         "study": reached_page.study(study), "session": reached_page.session(session), "demo": reached_page.demo(demo),
         "base-models": base_models_page.lines(RESULTS, PUBLISHED),
-        "language-pays": language_page.pays(RESULTS), "language": language_page.lines(RESULTS),
+        "language-pays": language_page.pays(RESULTS),
         "own-tables": own_tables_page.lines(RESULTS, PUBLISHED), "serving": serving_page.lines(RESULTS),
         "policy-checks": routing_page.lines(RESULTS),
         **llm_page.parts(RESULTS),
@@ -59,6 +59,7 @@ def pages() -> dict[Path, str]:
         DOCS / "results.md": _filled(DOCS / "results.md", results),
         DOCS / "studies.md": study_page.page(RESULTS, PUBLISHED),
         DOCS / "quality.svg": picture.svg(RESULTS),
+        DOCS / "base-models.svg": base_models_page.svg(RESULTS),
         DOCS / "checkpoints.md": _filled(DOCS / "checkpoints.md", {"language-models": checkpoints_page.lines(RESULTS)}),
         DOCS / "cli.md": cli_page(),
         DOCS / "tree.md": tree_page.page(),

@@ -1,4 +1,4 @@
-"""What docs/results.md says of a pre-trained LLM's worth: AUC alone, and the gain of asking it by share and slice."""
+"""A pre-trained LLM's worth: what docs/results.md says of it in one table, and all tables of docs/studies.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from corella_edge_export.evaluation.tables import figure, table_head, table_row
 Json = dict[str, Any]
 NAMES = "**/language-worth-*.json"
 ALL = "all rows"
-PAYS = ("routed 20%", "routed 100%")  # the shares of the first table
+PAYS = ("routed 20%", "routed 100%")  # the shares of the first table,
+ASKED = (ALL, "new items", "least sure third")  # and its slices
 CONTROL = "random"  # the LLM without language
 _COUNTED = "; over a base model with the count of training likes beside it"
 
@@ -24,7 +25,8 @@ def pays(results: Path) -> Iterator[str]:
     for found in _kept(results):
         models = [model for model in _trained(found) if model["name"] != CONTROL]
         for model in models:
-            for part in found["rows"]["test"] if model is models[0] else (ALL,):
+            parts = [part for part in ASKED if part in found["rows"]["test"]]
+            for part in parts if model is models[0] else (ALL,):
                 yield from (_pays(found, model, part, share) for share in PAYS)
     yield ""
 
@@ -50,8 +52,13 @@ def _price(found: Json, model: Json, asked: float) -> tuple[str, str]:
 
 
 def lines(results: Path) -> Iterator[str]:
-    """The tables of every data set that was asked about."""
-    for found in _kept(results):
+    """The tables of every data set that was asked about, for docs/studies.md."""
+    kept = list(_kept(results))
+    if kept:
+        yield from ("## A pre-trained LLM over a strong base model", "")
+        yield "What [results](results.md#when-does-an-llm-pay) say in short, by share and by slice of the test rows."
+        yield ""
+    for found in kept:
         yield from _alone(found)
         yield from _routed(found)
         yield from _slices(found)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import language_page
 import stages_page
 
 from corella_edge_export.evaluation import tables
@@ -29,6 +30,7 @@ def page(results: Path, published: Path) -> str:
     lines += stages_page.lines(list(found.values()))
     of_sizes = {path: result for path, result in found.items() if result.get("what") == "LLM sizes"}
     lines += [line for path, result in of_sizes.items() for line in _sizes(path, result)]
+    lines += language_page.lines(results)
     return "\n".join([HEAD, *(lines or [NONE])]).rstrip() + "\n"
 
 

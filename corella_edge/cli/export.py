@@ -207,6 +207,8 @@ def _by_share(routing: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]
     yield from columns(cells, right=True)
     yield f"Alone: base model {figure(metrics['crm_valid']['auc'])}, LLM {figure(metrics['llm_valid']['auc'])} (AUC)"
     yield from _by_fusion(routing.get("fusions", []))
+    if about := routing.get("fusion", {}).get("fit", {}).get("new_items"):
+        yield f"Taken as the best; {about}"
     by_ratio = {f"ratio:{row['ratio']:g}": row for row in routing["table"]}
     losses = [by_ratio[name]["logloss"] for name in (own, "ratio:0") if name in by_ratio]
     if len(losses) == 2 and None not in losses and losses[0] > losses[1]:

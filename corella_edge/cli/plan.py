@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from corella_edge_runtime.bench.results.slo import LargestShare, Measured
 
 KINDS = {"cold": "new users", "warm": "returning users"}
-RATIOS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of a measurement of its own, and of a correlation
-LONGEST_PAUSE = 0.05  # seconds between two requests of a measurement; by then the processor's caches are cold
+RATIOS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)  # of a measurement of its own, and of a correlation
+LONGEST = 0.05  # seconds between two requests of a measurement, in the mean; by then the processor's caches are cold
 LEAST_REQUESTS = 30  # of a log, for a correlation
 HEAD = ("", "largest share", "as threshold", "requests that ask", "LLM at work")
 
@@ -50,8 +50,8 @@ def plan(
 ) -> None:  # fmt: skip
     """Say the largest share of the candidates that the LLM can be asked about while BUNDLE keeps a latency objective.
 
-    From what requests cost on this machine and how they arrive: the base model and the LLM are queues, and requests
-    come at random. Counted is the time from the bytes of a request to those of its answer, without HTTP.
+    From how long requests take on this machine and how they arrive: the base model and the LLM are queues, and
+    requests come at random. Counted is the time from the bytes of a request to those of its answer, without HTTP.
     """
     import numpy as np
 
@@ -89,7 +89,7 @@ def _policy(bundle: Path, threshold: str | None) -> tuple[Policy, float | None]:
 
 
 def _measure(bundle: Path, engine: dict[str, Any], candidates: int, apart: float, seconds: float, seed: int) -> Result:
-    """Of requests one at a time, with a pause between them as between those that are planned for."""
+    """Of requests one at a time, as far apart as those that are planned for."""
     from corella_edge_runtime.bench.run import run
     from corella_edge_runtime.bench.settings import BenchSettings
 
@@ -97,7 +97,7 @@ def _measure(bundle: Path, engine: dict[str, Any], candidates: int, apart: float
     with open_engine(bundle, **engine) as opened:
         settings = BenchSettings(
             thresholds=tuple(f"ratio:{ratio:g}" for ratio in RATIOS), scenarios=("single",), users=("new",),
-            candidates=candidates, budget=seconds, pause=min(apart, LONGEST_PAUSE), repeats=1, max_labelled=0,
+            candidates=candidates, budget=seconds, apart=min(apart, LONGEST), repeats=1, max_labelled=0,
             seed=seed, controls=False,
         )  # fmt: skip
         result = run(opened, None, settings, lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"))
@@ -149,7 +149,19 @@ def _report(
         if one.share is None:
             lines += [f"{KINDS[kind]}: no share holds; the base model alone has a {quantile} of "
                       f"{_ms(one.alone.at(quantile))}"]  # fmt: skip
+        lines += _too_few(kind, quantile, getattr(found, kind).requests)
     return [*lines, "", *(_of_policy(kind, policy, one, objective) for kind, one in answers.items())]
+
+
+def _too_few(kind: str, quantile: str, requests: int) -> list[str]:
+    """That a quantile is read off a few slow requests."""
+    from corella_edge_runtime.bench.results.figures import needed
+
+    wanted = needed(quantile.replace(".", ""))
+    if requests >= wanted:
+        return []
+    few = f"{requests:,} requests were measured at a share, at the least, and {quantile} takes {wanted:,}"
+    return [f"{KINDS[kind]}: not sure, {few}; a benchmark with a longer --budget tells more"]
 
 
 def _row(kind: str, found: Measured, one: LargestShare, quantiles: tuple[str, ...]) -> tuple[str, ...]:

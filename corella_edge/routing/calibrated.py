@@ -20,7 +20,7 @@ from corella_edge.metrics import Sampled, row_loss
 from corella_edge.routing.curve import Cost, HeldOut, curve, cut, knee, point, won
 from corella_edge.routing.decision import Reach
 from corella_edge.routing.decision_curve import in_report
-from corella_edge.routing.fit import LEAST_SHARE, choose, fit_fusion, fitting, without_llm
+from corella_edge.routing.fit import BASE, LEAST_SHARE, choose, fit_fusion, fitting, is_new, without_llm
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows
 from corella_edge.routing.measure import BY_ENTROPY, Measure, entropy
@@ -139,10 +139,13 @@ def fused(parts: Parts, wanted: Wanted, name: str) -> tuple[Wanted, Json]:
     plain = partial(fit_fusion, parts.fit, fitting(parts.fit, policy), name, "none")
     rule = made.get(name, plain)()
     best = {(row["rule"], row["maps"]) for row in found.table if row["chosen"]}
-    later = choose(parts.fit, policy, parts.held).table
-    for row in later:
+    later = choose(parts.fit, policy, parts.held)
+    for row in later.table:
         row["chosen"] = (row["rule"], row["maps"]) in best
-    told = {"wanted": name, "taken": rule.to_json(), "earlier": found.table, "later": later, "note": found.note}
+    new = {part: [row for row in of.of_new if row["rule"] == BASE or row["maps"] in {kind for _, kind in best}]
+           for part, of in (("earlier", found), ("later", later))}  # fmt: skip
+    told = {"wanted": name, "taken": rule.to_json(), "earlier": found.table, "later": later.table, "note": found.note,
+            "new_items": {**new, "told": found.about_new_items if name == BEST else ""}}  # fmt: skip
     mute = None if name == KEEP else without_llm(parts.fit, fitting(parts.fit, policy), rule)
     return replace(wanted, fusion=rule, mute=mute), told
 
@@ -256,6 +259,11 @@ def _doubts(wanted: Wanted, bend: float | None, rows: LabelledRows, by_llm: Json
     ):
         found.append("what the policy gains is not shown to come from the LLM: the same fusion, fitted without its "
                      "answers, gains as much")  # fmt: skip
+    new = is_new(rows)
+    for name, of in (("known", ~new), ("new", new)) if wanted.fusion.new_items is not None else ():
+        if not unheard(rows, wanted.fusion) and unheard(rows.take(of), wanted.fusion):
+            found.append(f"the fusion gives the LLM's score no weight where the item is a {name} one: asking about "
+                         "such candidates changes nothing")  # fmt: skip
     if wanted.share is None and bend is None:
         found.append("no share of the earlier part gains any AUC by asking the LLM: the policy asks it about nothing")
     if wanted.miss is not None and asked < Reach.least(wanted.miss):

@@ -4,11 +4,14 @@ Rows near the boundary are the ones a rule is for, but a request may bring any t
 the rows that the policy routes, on no fewer than the `LEAST_SHARE` that its measure puts first, and if those are fewer
 than `ENOUGH`, on all that the LLM has answered. Rows about which it was asked by chance count by the inverse of that
 chance. Where the base model stands alone, its map is fitted on all rows.
+
+Weights of their own for new items, and with them for known ones, are fitted on either's part of those rows, or on all
+of its rows that the LLM has answered if those are fewer than `ENOUGH`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,10 +22,11 @@ from corella_edge.metrics import ece, quality
 from corella_edge.routing import gate_fit
 from corella_edge.routing.fit_maps import fit_maps
 from corella_edge.routing.fusion import RULES, Beside, Fusion, fuse
-from corella_edge.routing.gate import filled
+from corella_edge.routing.gate import NEW_ITEM, filled
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.log_odds import fit_agreeing, logit
 from corella_edge.routing.maps import KINDS, PLAIN, Maps
+from corella_edge.routing.parts import FEW_USERS, even_users
 from corella_edge.routing.policy import USUAL, Policy, threshold_for
 
 Floats = npt.NDArray[np.float64]
@@ -32,6 +36,8 @@ ENOUGH = 200  # routed rows that a fit wants
 LEAST_SHARE = 0.28  # of the rows: among fewer, the hardest, the base model's log-odds hardly differ
 FOLDS = 5
 WITH_INPUTS = "stack with inputs"
+NEW_APART = "stack, new items apart"
+BASE = "base model"
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,9 @@ class ChosenFusion:
         table: a row a candidate: its names, `figures` of it, and whether it is `chosen`.
         rows, routed: how many rows judged, and how many of those the LLM decides.
         note: why there was nothing to choose from; empty if there was.
+        of_new: as `table`, of the rows of new items alone: the base model, and behind every map `stack` and, where it
+            was tried, the same with weights of their own for new items.
+        about_new_items: whether they get weights of their own, and why not, as a sentence.
     """
 
     policy: Policy
@@ -50,6 +59,8 @@ class ChosenFusion:
     rows: int
     routed: int
     note: str = ""
+    of_new: Sequence[dict[str, Any]] = ()
+    about_new_items: str = ""
 
 
 def choose(rows: LabelledRows, policy: Policy, held: LabelledRows | None = None) -> ChosenFusion:
@@ -60,21 +71,32 @@ def choose(rows: LabelledRows, policy: Policy, held: LabelledRows | None = None)
         held: the rows that judge. None: every row of `rows` does, by what other users' rows have fitted (`FOLDS` folds
             of users). What is chosen is fitted on all of `rows`.
     """
-    judged = rows if held is None else held
-    chosen = routed(judged, policy)
-    able = len(np.unique(rows.label[fitting(rows, policy)])) == 2
+    judged, fitted = rows if held is None else held, fitting(rows, policy)
+    chosen, stands, new = routed(judged, policy), standing(judged, policy), is_new(judged)
+
+    def row(rule: str, kind: str, p: Floats, of: Mask) -> dict[str, Any]:
+        return {"rule": rule, "maps": kind, **figures(p[of], judged.take(of), chosen[of], stands[of])}
+
+    able = len(np.unique(rows.label[fitted])) == 2
     plain = [("replace", "none", fuse(judged.crm, judged.llm, chosen, Fusion()))]
-    tried = _predictions(rows, policy, held) if able else plain
-    stands = standing(judged, policy)
-    table: list[dict[str, Any]] = [
-        {"rule": rule, "maps": kind, **figures(p, judged, chosen, stands)} for rule, kind, p in tried
-    ]
-    best = min(range(len(table)), key=lambda place: table[place]["logloss"])
-    for place, row in enumerate(table):
-        row["chosen"] = place == best
-    made = fit_fusion(rows, fitting(rows, policy), table[best]["rule"], table[best]["maps"])
+    table, of_new = list[dict[str, Any]](), [row(BASE, "none", judged.crm, new)] if new.any() else []
+    for rule, kind, p in _predictions(rows, policy, held) if able else plain:
+        table.append(row(rule, kind, p, np.ones(len(judged), np.bool_)))
+        if new.any() and rule in ("stack", NEW_APART):
+            of_new.append(row(rule, kind, p, new))
+    best = min(table, key=lambda row: row["logloss"])
+    for one in table:
+        one["chosen"] = one is best
+    made = fit_fusion(rows, fitted, best["rule"], best["maps"])
     note = "" if able else "the LLM has answered no rows of both classes, so that nothing can be fitted"
-    return ChosenFusion(replace(policy, fusion=made), table, len(judged), int(chosen.sum()), note)
+    about = _about_new_items(rows, fitted, best) if able else ""
+    return ChosenFusion(replace(policy, fusion=made), table, len(judged), int(chosen.sum()), note, of_new, about)
+
+
+def _about_new_items(rows: LabelledRows, fitted: Mask, best: dict[str, Any]) -> str:
+    lowest = f"the lowest log-loss on rows that fitted nothing is that of {best['rule']} (maps: {best['maps']})"
+    some = "" if best["rule"] == NEW_APART else "no "
+    return f"new items have {some}weights of their own: {few_new_items(rows, fitted) or lowest}"
 
 
 def routed(rows: LabelledRows, policy: Policy) -> Mask:
@@ -99,13 +121,42 @@ def fitting(rows: LabelledRows, policy: Policy) -> Mask:
     """bool [n]: the rows that maps and weights are fitted on; see the module."""
     values = policy.measure(rows.crm, rows.inputs_for(policy.measure.needs))
     found = (values >= min(policy.least(USUAL), threshold_for(values, LEAST_SHARE))) & rows.known
-    few = found.sum() < ENOUGH or len(np.unique(rows.label[found])) < 2
-    return rows.known if few else found
+    return _or_all(found, rows.known, rows.label)
 
 
-def rules(rows: LabelledRows) -> tuple[str, ...]:
-    """The rules that such rows can fit, the simplest first."""
-    return (*RULES, WITH_INPUTS) if usable(rows) else RULES
+def _or_all(found: Mask, every: Mask, label: Floats) -> Mask:
+    """The rows that were found, or where they are few or of one class, all."""
+    return every if found.sum() < ENOUGH or len(np.unique(label[found])) < 2 else found
+
+
+def is_new(rows: LabelledRows) -> Mask:
+    """bool [n]: the rows of new items; none where the rows do not tell."""
+    return np.asarray(rows.inputs[NEW_ITEM] > 0) if NEW_ITEM in rows.inputs else np.zeros(len(rows), np.bool_)
+
+
+def _by_item(rows: LabelledRows, fitted: Mask) -> tuple[Mask, Mask]:
+    """Of the fitted rows bool [n] those of known and those of new items; see the module."""
+    known, new = (_or_all(fitted & of, rows.known & of, rows.label) for of in (~is_new(rows), is_new(rows)))
+    return known, new
+
+
+def few_new_items(rows: LabelledRows, fitted: Mask) -> str:
+    """Why the rows bool [n] fit no weights of their own for new items and for known ones; empty if they do."""
+    if not is_new(rows).any():
+        return f"the rows tell of no new item (input.{NEW_ITEM})"
+    for name, part in zip(("known", "new"), _by_item(rows, fitted), strict=True):
+        users = [even_users(rows, part & of) for of in (rows.label > 0, rows.label <= 0)]
+        if part.sum() < ENOUGH or min(users) < FEW_USERS:
+            return (f"it takes {ENOUGH} answered rows of {name} items, with positive ones of {FEW_USERS} users and "
+                    f"negative ones of as many, and there are {part.sum():,}, of which the positive ones are spread as "
+                    f"over {users[0]:.1f} users and the negative ones as over {users[1]:.1f}")  # fmt: skip
+    return ""
+
+
+def rules(rows: LabelledRows, fitted: Mask) -> tuple[str, ...]:
+    """The rules that such rows, of which those bool [n] are fitted on, can fit, the simplest first."""
+    inputs, apart = (WITH_INPUTS,) if usable(rows) else (), () if few_new_items(rows, fitted) else (NEW_APART,)
+    return (*RULES, *inputs, *apart)
 
 
 def usable(rows: LabelledRows) -> tuple[str, ...]:
@@ -125,10 +176,14 @@ def without_llm(rows: LabelledRows, fitted: Mask, rule: Fusion) -> Fusion | None
     if rule.rule != "stack" or not fitted.any():
         return None
     mute = replace(rows, llm=np.where(rows.known, 0.5, np.nan))
-    return _rule(mute, fitted, WITH_INPUTS if rule.beside else "stack", rule.maps, rule.needs)
+    name = WITH_INPUTS if rule.beside else "stack" if rule.new_items is None else NEW_APART
+    return _rule(mute, fitted, name, rule.maps, rule.needs)
 
 
 def _rule(rows: LabelledRows, fitted: Mask, rule: str, maps: Maps, names: tuple[str, ...]) -> Fusion:
+    if rule == NEW_APART:
+        known, new = (_rule(rows, part, "stack", maps, ()) for part in _by_item(rows, fitted))
+        return replace(known, new_items=new.weights)
     if rule not in ("stack", WITH_INPUTS):
         return Fusion(rule, None, maps)
     part = rows.take(fitted)
@@ -154,12 +209,12 @@ def _columns(part: LabelledRows, names: tuple[str, ...]) -> list[tuple[str, floa
 
 def _predictions(rows: LabelledRows, policy: Policy, held: LabelledRows | None) -> Iterator[tuple[str, str, Floats]]:
     """Every rule and kind of map, with the final probabilities of the rows that judge."""
-    parts = list(_parts(rows, held))
+    parts, names = list(_parts(rows, held)), rules(rows, fitting(rows, policy))
     judged = rows if held is None else held
     for kind in KINDS:
         fits = [(train, fitting(train, policy), test, at) for train, test, at in parts]
         maps = [PLAIN if kind == "none" else fit_maps(train, fitted, kind) for train, fitted, _, _ in fits]
-        for rule in rules(rows):
+        for rule in names:
             p = np.empty(len(judged))
             for (train, fitted, test, at), of in zip(fits, maps, strict=True):
                 made = _rule(train, fitted, rule, of, usable(rows))

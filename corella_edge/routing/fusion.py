@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import BundleError
-from corella_edge.routing.gate import INPUTS, filled
+from corella_edge.routing.gate import INPUTS, NEW_ITEM, filled
 from corella_edge.routing.log_odds import logit, sigmoid
 from corella_edge.routing.maps import PLAIN, Maps, parse_maps
 from corella_edge.routing.measure import NO_INPUTS, Inputs
@@ -20,6 +21,7 @@ Weights = tuple[float, float, float]
 RULES = ("replace", "blend", "stack")
 MAPPED = "mapped_"  # before a rule's name in routing.json where there are maps: releases without maps refuse it
 EVEN: Weights = (0.0, 0.5, 0.5)
+BY_ITEM = ("known_items", "new_items")  # weights in routing.json where both have their own
 MOST = 1e6  # of a weight: sums stay finite, and a logistic regression comes nowhere near
 
 
@@ -35,22 +37,25 @@ class Beside:
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """A rule; `weights` (intercept, CRM's logit, LLM's logit) and `beside` are there for `stack` alone.
+    """A rule; `weights` (intercept, CRM's logit, LLM's logit), `beside` and `new_items` are there for `stack` alone.
 
     Attributes:
         maps: what both models' probabilities go through first.
         beside: inputs of the gate, in the sum of `stack`.
+        new_items: the weights where the item is new (`gate.new_items`); None = the same. Where that is not known, the
+            item counts as a known one. Not with `beside`.
     """
 
     rule: str = "replace"
     weights: Weights | None = None
     maps: Maps = PLAIN
     beside: tuple[Beside, ...] = ()
+    new_items: Weights | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of the inputs that a call looks at."""
-        return tuple(part.name for part in self.beside)
+        return tuple(part.name for part in self.beside) if self.new_items is None else (NEW_ITEM,)
 
     def __call__(self, crm: Floats, llm: Floats, inputs: Inputs = NO_INPUTS) -> Floats:
         """float64 [m] from both models' probabilities float64 [m], before any map, and the inputs float64 [m]."""
@@ -58,12 +63,20 @@ class Fusion:
             crm, llm = self.maps.crm(crm), self.maps.llm(llm)
         if self.rule == "replace":
             return llm
-        intercept, of_crm, of_llm = self.weights or EVEN
+        intercept, of_crm, of_llm = self._weights(inputs)
         total = intercept + of_crm * logit(crm) + of_llm * logit(llm)
         for part in self.beside:
             if part.name in inputs:
                 total += part.weight * (filled(part.name, inputs[part.name], part.fill) - part.fill)
         return sigmoid(total)
+
+    def _weights(self, inputs: Inputs) -> Sequence[float | Floats]:
+        """Three weights; each float64 [m] where new items have their own."""
+        known = self.weights or EVEN
+        if self.new_items is None or NEW_ITEM not in inputs:
+            return known
+        new = inputs[NEW_ITEM] > 0
+        return [np.where(new, *pair) for pair in zip(self.new_items, known, strict=True)]
 
     def bounds(
         self, crm: float, llm: float, crm_apart: float, llm_apart: float, inputs: Inputs = NO_INPUTS
@@ -90,6 +103,8 @@ class Fusion:
         found: dict[str, Any] = {"rule": self.rule if self.maps is PLAIN else MAPPED + self.rule}
         if self.weights is not None:
             found["weights"] = list(self.weights)
+        if self.weights is not None and self.new_items is not None:
+            found["weights"] = dict(zip(BY_ITEM, map(list, (self.weights, self.new_items)), strict=True))
         if self.beside:
             found["weights"] += [part.weight for part in self.beside]
             found |= {"inputs": list(self.needs), "fill": [part.fill for part in self.beside]}
@@ -117,15 +132,33 @@ def parse_fusion(data: Any) -> Fusion:
             raise BundleError(f"routing.json: fusion.weights: {rule} takes no weights, only stack does")
         return Fusion(rule, None, maps)
     names = _inputs(data)
+    if isinstance(weights, dict):
+        return _by_item(weights, names, maps)
     if not _are_weights(weights, 3 + len(names)):
-        count = "three" if not names else str(3 + len(names))
-        raise BundleError(f"routing.json: fusion.weights: expected {count} numbers from -{MOST:,.0f} to {MOST:,.0f}")
+        raise _not_weights("weights", "three" if not names else str(3 + len(names)))
     fill: Any = data.get("fill", []) if names else []
     if not _are_weights(fill, len(names)):
         raise BundleError(f"routing.json: fusion.fill: expected a number for each of {', '.join(names)}")
     intercept, of_crm, of_llm, *others = map(float, weights)
     beside = tuple(Beside(*one) for one in zip(names, map(float, fill), others, strict=True))
     return Fusion(rule, (intercept, of_crm, of_llm), maps, beside)
+
+
+def _by_item(weights: dict[str, Any], names: list[str], maps: Maps) -> Fusion:
+    """`stack` with weights of their own for known and for new items."""
+    if weights.keys() != {*BY_ITEM}:
+        raise BundleError(f"routing.json: fusion.weights: expected a list, or an object of {' and '.join(BY_ITEM)}")
+    if names:
+        raise BundleError("routing.json: fusion.inputs: expected none where new items have weights of their own")
+    for name in BY_ITEM:
+        if not _are_weights(weights[name], 3):
+            raise _not_weights(f"weights.{name}", "three")
+    known, new = ((float(a), float(b), float(c)) for a, b, c in (weights[name] for name in BY_ITEM))
+    return Fusion("stack", known, maps, new_items=new)
+
+
+def _not_weights(name: str, count: str) -> BundleError:
+    return BundleError(f"routing.json: fusion.{name}: expected {count} numbers from -{MOST:,.0f} to {MOST:,.0f}")
 
 
 def _inputs(data: dict[str, Any]) -> list[str]:

@@ -21,6 +21,8 @@ from corella_edge.routing.measure import NO_INPUTS, Floats, Inputs
 KINDS = ("ridge", "logistic")
 # The inputs beside the probability; `crm_logit` needs no column, the probability says it.
 INPUTS = ("popularity", "age", "history", "unknown", "text", "dispersion")
+NEW_ITEM = "new_item"  # what no gate looks at and a fusion rule may; see `new_items`
+MADE = (*INPUTS, NEW_ITEM)  # by `inputs_of`
 LOGARITHMIC = ("age", "history")  # looked at as ln(1 + x); popularity is one already
 FIRST = 4  # columns of the probability alone: 1, entropy, logit, its square
 _LEAST = -1e6
@@ -140,13 +142,14 @@ def inputs_of(
     text: Floats | None = None,
     needs: Sequence[str] = INPUTS,
 ) -> dict[str, Floats]:
-    """What a gate looks at, of one request: float64 [n] by name. Logs for its fit are written by this function, too.
+    """What a gate, or a fusion rule, looks at, of one request: float64 [n] by name. Logs for its fit are written by
+    this function, too.
 
     Args:
         p: float64 [n], the base model's probabilities.
         history: events of the user. unknown: of each candidate the fields with a value that training has not seen.
         counts: float64 [n], training rows of each item; None = not known. text: 1 where the item has words, else 0.
-        needs: the names to make. `age` is not known at serving so far: nan.
+        needs: the names to make, of `MADE`. `age` is not known at serving so far: nan.
     """
     n = len(p)
     made: dict[str, Callable[[], Floats]] = {
@@ -156,8 +159,19 @@ def inputs_of(
         "unknown": lambda: np.fromiter(map(len, unknown), np.float64, n),
         "text": lambda: _same(n, np.nan) if text is None else text,
         "dispersion": lambda: _same(n, _deviation(doubt_and_logit(p)[1])),
+        NEW_ITEM: lambda: new_items(unknown),
     }
     return {name: made[name]() for name in needs}
+
+
+def new_items(unknown: Sequence[Sequence[str]]) -> Floats:
+    """float64 [n]: 1 where a candidate's item is new, else 0. New is what has an id that no training row has; a base
+    model that reads no ids has no new items.
+
+    Args:
+        unknown: of each candidate the fields with a value that training has not seen; "item" is the id.
+    """
+    return np.fromiter(("item" in names for names in unknown), np.float64, len(unknown))
 
 
 def _same(n: int, value: float) -> Floats:

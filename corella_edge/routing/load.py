@@ -5,6 +5,10 @@ is beta-binomial (share s, intra-request correlation r); with r = 0 a request is
 Requests arrive at random (Poisson). Each passes the base model, and a touched one then the LLM, whose work is the
 prompt's common prefix and one suffix for each candidate asked; both are queues with one server, first come, first
 served (M/G/1). The server's LLM packs waiting requests into one decode, which is at least as fast.
+
+No form is assumed for how long work takes: its times are quantiles of what was measured, and those of the LLM belong to
+the share that they were measured at. How slow the slowest are differs from share to share: with one candidate asked a
+request costs what its user's prompt does, with twenty the differences between users are small beside the rest.
 """
 
 from __future__ import annotations
@@ -22,26 +26,53 @@ Ints = npt.NDArray[np.int64]
 
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}  # of an objective, in per cent
 REQUESTS = 40_000  # simulated: 400 of them lie above the 99th percentile
-_STEPS = 30  # of a bisection: the result is exact to 1e-9
+# At which quantiles of times are kept; between them they are interpolated.
+LEVELS = (
+    *(0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96),
+    *(0.97, 0.975, 0.98, 0.985, 0.9875, 0.99, 0.9925, 0.995, 0.9975, 0.999, 1.0),
+)
+_TRIED = 24  # shares that are tried for the largest that holds, before the bisection between two of them
+_STEPS = 30  # of a bisection: the result is exact to 1e-9; half of them after that, to 1e-5
 _MOST = 1.0 - 1e-9  # of a correlation
 _LONGEST = 3600.0  # seconds
 
 
+Times = tuple[float, ...]  # quantiles at `LEVELS`, relative to a cost; none: always the cost
+
+
 @dataclass(frozen=True, slots=True)
 class Box:
-    """What one request costs on a machine, in seconds, and the standard deviation of the logarithm of each cost.
+    """What one request costs on a machine, in seconds, and how its times are spread around that.
 
     Attributes:
-        crm: of a request that asks nothing.
+        crm: of a request that asks nothing, the median.
         prefix: of the LLM's work before the first candidate; of a returning user, whose prefix is kept, the rest of it.
         suffix: of each candidate asked.
+        crm_times: of a request that asks nothing, over `crm`.
+        llm_times: by rising share, of the LLM's part of a request that asks, over prefix + suffix · asked of the same
+            rank among those that ask; between shares each quantile is interpolated.
+        requests: that were measured at each share, at the least.
     """
 
     crm: float
     prefix: float
     suffix: float
-    crm_spread: float = 0.0
-    llm_spread: float = 0.0
+    crm_times: Times = ()
+    llm_times: tuple[tuple[float, Times], ...] = ()
+    requests: int = 0
+
+    def times(self, share: float) -> Times:
+        """Of the LLM's part at a share."""
+        if not self.llm_times:
+            return ()
+        shares, found = zip(*self.llm_times, strict=True)
+        return tuple(float(np.interp(share, shares, column)) for column in zip(*found, strict=True))
+
+    def llm(self, share: float, rank: Floats, asked: Ints | Floats) -> Floats:
+        """Seconds float64 [n] of the LLM's part of requests with `asked` [n] candidates, of a rank float64 [n] from 0
+        to 1 among those that ask."""
+        work: Floats = at(self.times(share), rank) * (self.prefix + self.suffix * asked)
+        return work
 
 
 Correlations = tuple[tuple[float, float], ...]
@@ -92,16 +123,24 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """The luck of a simulated stretch of traffic, float64 [n] each: shared by all that is compared on it."""
+    """The luck of a simulated stretch of traffic, float64 [n] each: shared by all that is compared on it.
+
+    Attributes:
+        gaps: between arrivals, of mean 1. ranks, crm: from 0 to 1, of how much is asked, and of the base model's time.
+    """
 
     gaps: Floats
-    asked: Floats
+    ranks: Floats
     crm: Floats
-    llm: Floats
 
     @classmethod
     def of(cls, rng: np.random.Generator, n: int = REQUESTS) -> Draws:
-        return cls(rng.exponential(size=n), rng.random(n), rng.standard_normal(n), rng.standard_normal(n))
+        return cls(rng.exponential(size=n), rng.random(n), rng.random(n))
+
+
+def at(times: Times, rank: Floats) -> Floats:
+    """Times float64 [n] of a rank float64 [n] from 0 to 1, relative to their cost."""
+    return np.interp(rank, LEVELS, times) if times else np.ones(len(rank))
 
 
 def asked_chances(share: float, n: int, correlation: float) -> Floats:
@@ -128,6 +167,11 @@ def _log_choices(n: int) -> Floats:
     logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1, dtype=np.float64)))])
     choices: Floats = logs[n] - logs - logs[::-1]
     return choices
+
+
+def asked_of(chances: Floats, ranks: Floats) -> Ints:
+    """int64 [m]: how many are asked in the requests of these ranks float64 [m] from 0 to 1, fewest first."""
+    return np.searchsorted(np.cumsum(chances)[:-1], ranks, side="right")
 
 
 def touched(share: float, n: int, correlation: float = 0.0) -> float:
@@ -177,16 +221,17 @@ def ends(arrivals: Floats, work: Floats) -> Floats:
 
 
 def reached(box: Box, load: Load, share: float, draws: Draws) -> Reached:
-    """The latencies at a share. For the same `draws`, and a correlation that does not depend on the share, none of
-    them falls as the share rises."""
+    """The latencies at a share. For the same `draws`, and a correlation and times that do not depend on the share, none
+    of them falls as the share rises."""
     chances = asked_chances(share, load.candidates, load.correlation(share))
-    asked = np.searchsorted(np.cumsum(chances)[:-1], draws.asked, side="right")
-    hit = asked > 0
-    crm = _noisy(box.crm, box.crm_spread, draws.crm)
-    llm = np.where(hit, _noisy(1.0, box.llm_spread, draws.llm) * (box.prefix + box.suffix * asked), 0.0)
+    asked = asked_of(chances, draws.ranks)
+    hit, seen = asked > 0, float(1.0 - chances[0])
+    # Of a request that asks, how long the base model took is in the LLM's part, as it was measured.
+    crm = box.crm * np.where(hit, 1.0, at(box.crm_times, draws.crm))
+    llm = np.zeros(len(hit))
+    llm[hit] = box.llm(share, (draws.ranks[hit] - chances[0]) / max(seen, 1e-12), asked[hit])
     arrivals = np.cumsum(draws.gaps) / load.qps
     utilisation = load.qps * float(llm.mean())
-    seen = float(1.0 - chances[0])
     if max(utilisation, load.qps * float(crm.mean())) >= 1.0:
         return Reached(share, seen, utilisation, *[float("inf")] * len(QUANTILES))
     scored = ends(arrivals, crm)
@@ -195,24 +240,24 @@ def reached(box: Box, load: Load, share: float, draws: Draws) -> Reached:
     return Reached(share, seen, utilisation, *np.percentile(done - arrivals, list(QUANTILES.values())).tolist())
 
 
-def _noisy(seconds: float, spread: float, luck: Floats) -> Floats:
-    """Log-normal times with the median `seconds`."""
-    times: Floats = seconds * np.exp(spread * luck)
-    return times
-
-
 def largest_share(box: Box, load: Load, quantile: str, limit: float, draws: Draws, most: float = 1.0) -> float | None:
-    """The largest share at which a quantile (of `QUANTILES`) is at most `limit` seconds; None = not even 0."""
+    """The largest share at which a quantile (of `QUANTILES`) is at most `limit` seconds; None = not even 0.
+
+    It is looked for from above: where times depend on the share, a smaller one need not be quicker.
+    """
 
     def holds(share: float) -> bool:
         return reached(box, load, share, draws).at(quantile) <= limit
 
     if not holds(0.0):
         return None
-    if holds(most):
+    # Closer to each other where they are small.
+    tried: list[float] = (most * np.linspace(1.0, 0.0, _TRIED) ** 2).tolist()
+    place = next((i for i, share in enumerate(tried) if share == 0.0 or holds(share)), _TRIED - 1)
+    if place == 0:
         return most
-    low, high = 0.0, most
-    for _ in range(_STEPS):
+    low, high = tried[place], tried[place - 1]
+    for _ in range(_STEPS // 2):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low

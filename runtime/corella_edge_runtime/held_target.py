@@ -19,6 +19,7 @@ from corella_edge.routing import budget
 from corella_edge.routing.budget import BudgetTarget, RequestSeen, Scale
 from corella_edge.routing.decision import NEAR, UNWEIGHTED, Weighting, near_top
 from corella_edge.routing.forms import RATIO
+from corella_edge.routing.gate import new_items
 from corella_edge.routing.measure import BY_ENTROPY, LN2, Floats, Inputs
 from corella_edge.routing.policy import Policy, Routing
 
@@ -200,5 +201,4 @@ def _strangers(seen: Candidacy) -> tuple[Bools, bool, str | None]:
     """Which candidates the base model does not know, whether it does not know the user, and who that is."""
     if not any(seen.unknown):
         return np.zeros(len(seen.p), np.bool_), False, seen.user.id
-    new_items = np.fromiter(("item" in names for names in seen.unknown), np.bool_, len(seen.p))
-    return new_items, "user" in seen.unknown[0], seen.user.id
+    return new_items(seen.unknown) > 0, "user" in seen.unknown[0], seen.user.id

@@ -19,7 +19,7 @@ from corella_edge.adapters import weights_of
 from corella_edge.request import Candidates, Request
 from corella_edge.routing.decision import UNWEIGHTED, Weighting, open_places
 from corella_edge.routing.exploring import EXPLORE, explore
-from corella_edge.routing.gate import INPUTS as GATE_INPUTS
+from corella_edge.routing.gate import MADE
 from corella_edge.routing.measure import NEVER, NO_INPUTS, NO_ROWS, NO_VALUES, Inputs
 from corella_edge.routing.objective import lowered
 from corella_edge.routing.policy import Policy, Routing
@@ -173,7 +173,7 @@ class Router:
         """float64 [n] by name: what a measure or a fusion rule needs to know beside the probabilities."""
         if not needs:
             return NO_INPUTS
-        known = [name for name in needs if name in GATE_INPUTS]
+        known = [name for name in needs if name in MADE]
         events = len(request.user.history)
         found = made().of(p, candidates, events, unknown, known) if known else NO_INPUTS
         if "kept" in needs and self.control is not None:

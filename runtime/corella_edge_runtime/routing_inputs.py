@@ -1,4 +1,4 @@
-"""What a learned gate looks at, of one request: from encoder, catalogue and counts of training rows."""
+"""What a learned gate, or a rule of fusion, looks at, of one request: from encoder, catalogue and training counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.request import Candidates, Features, Request
-from corella_edge.routing.gate import INPUTS, inputs_of
+from corella_edge.routing.gate import MADE, inputs_of
 from corella_edge.routing.measure import Floats, Inputs
 from corella_edge.scores import Scores
 
@@ -54,7 +54,7 @@ class RoutingInputs:
         given = request.candidates
         same = given is not None and len(given) == len(scores.items)
         candidates = given if given is not None and same else Candidates(scores.items)
-        return self.of(scores.crm, candidates, len(request.user.history), scores.unknown, tuple(INPUTS))
+        return self.of(scores.crm, candidates, len(request.user.history), scores.unknown, MADE)
 
     def _texts(self, rows: Ints, own: Mapping[int, Features]) -> Floats:
         """1 where an item has words, else 0, float64 [n]; what a candidate brings counts beside the catalogue."""

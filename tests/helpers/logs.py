@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from corella_edge.routing.gate import NEW_ITEM
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.log_odds import sigmoid
 
@@ -58,3 +59,12 @@ def uneven_log(requests: int = 800, candidates: int = 10, users: int = 120, seed
     guess = sigmoid(rng.normal(0, 1.5, len(rows)))
     inputs = {"popularity": popularity, "history": rng.integers(0, 60, len(rows)).astype(np.float64)}
     return replace(rows, llm=np.where(popularity > 4, rows.llm, guess), inputs=inputs)
+
+
+def new_item_log(requests: int = 400, candidates: int = 10, users: int = 80, *, seed: int = 0,
+                 share: float = 0.3, knows: float = 0.0) -> LabelledRows:  # fmt: skip
+    """As `labelled_log`, with a share of new items, of which the LLM knows a part: 0 is nothing, 1 as of the others."""
+    rows, rng = labelled_log(requests, candidates, users, helps=2.0, seed=seed), np.random.default_rng([seed, 2])
+    new = rng.random(len(rows)) < share
+    guess = np.where(rng.random(len(rows)) < knows, rows.llm, sigmoid(rng.normal(0, 2, len(rows))))
+    return replace(rows, llm=np.where(new, guess, rows.llm), inputs={NEW_ITEM: new.astype(np.float64)})

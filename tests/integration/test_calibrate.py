@@ -9,7 +9,7 @@ import pytest
 
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.routing import parts
-from corella_edge.routing.gate import inputs_of
+from corella_edge.routing.gate import MADE, NEW_ITEM, inputs_of
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.evaluation import evaluate as module
 from corella_edge_export.evaluation import labelled as of_data
@@ -54,10 +54,14 @@ def test_inputs_of_a_gate_are_those_of_a_request(tiny, scores):
             found = engine.rank(request)
             at = engine.encoder.rows_of([rows.item[place]])
             counts = np.append(engine.slates.popular.counts, 0)[at].astype(float)
-            same = inputs_of(rows.crm[rows.request == rows.request[place]], 0, [found.unknown[0]], counts)
-            for name in ("unknown", "popularity", "dispersion"):
+            p = rows.crm[rows.request == rows.request[place]]
+            same = inputs_of(p, 0, [found.unknown[0]], counts, needs=MADE)
+            for name in ("unknown", "popularity", "dispersion", NEW_ITEM):
                 assert rows.inputs[name][place] == pytest.approx(same[name][0], abs=1e-9), name
     assert (rows.inputs["history"] >= 0).all()
+    unseen = data.unseen_items(data.split("test"))[chosen.indices]
+    assert (rows.inputs[NEW_ITEM] == unseen).all()
+    assert {*unseen.tolist()} == {True, False}
 
 
 def test_a_bundle_is_calibrated_on_prepared_data_without_scoring_twice(tiny, scores, tmp_path, monkeypatch):

@@ -35,13 +35,17 @@ TINY = """
 name = "ml-1m-tiny"
 seed = 1
 [crm]
+kind = "sequence"
 batch_size = 256
 epochs = 1
 evaluations = 1
-[crm.dcnv2]
-embedding_dim = 4
-cross_layers = 1
-hidden = [8]
+[crm.features]
+history = 12
+[crm.sequence]
+embedding_dim = 8
+blocks = 1
+heads = 2
+inner = 8
 [llm]
 vocab_size = 600
 hidden = 32

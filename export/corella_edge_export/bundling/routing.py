@@ -105,7 +105,8 @@ def _fusions(log: LabelledRows, own: Policy) -> tuple[Json, tuple[Fusion, Json]]
     if not log.known.any():
         return {}, (REPLACE, {})
     found = choose(log, own)
-    fit = {"split": "valid", "rows": int(fitting_rows(log, own).sum()), "chosen_by": "log-loss, out of fold"}
+    fit = {"split": "valid", "rows": int(fitting_rows(log, own).sum()), "chosen_by": "log-loss, out of fold",
+           "new_items": found.about_new_items}  # fmt: skip
     return {"fusions": found.table}, (found.policy.fusion, {"fusion": {**found.policy.fusion.to_json(), "fit": fit}})
 
 

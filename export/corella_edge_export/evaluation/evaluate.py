@@ -37,7 +37,7 @@ from corella_edge_export.evaluation.scored import (
 )
 from corella_edge_export.evaluation.scored import number as finite
 from corella_edge_export.evaluation.shares import lines
-from corella_edge_export.evaluation.unknown import unknown
+from corella_edge_export.evaluation.unknown import of_new_items, unknown
 from corella_edge_runtime.bench.measure.machine import machine, versions
 from corella_edge_runtime.engine import Engine
 
@@ -127,7 +127,8 @@ def judge(engine: Engine, rows: RowSet, crm: Floats, llm: Floats, ratios: Sequen
           ) -> Json:  # fmt: skip
     """All figures by group: every row; seen and unseen users (or warm and cold rows) apart; rows of unseen items."""
     known, (seen, unseen) = _known(engine, rows)
-    scored = ScoredRows(crm, crm, llm, rows.labels, rows.users.astype(np.int64), known)
+    new = of_new_items(engine.encoder, rows) > 0
+    scored = ScoredRows(crm, crm, llm, rows.labels, rows.users.astype(np.int64), known, new)
     cold = rows.data.unseen_items(rows.split)[rows.indices]
     groups = {"all": np.ones(len(rows), dtype=bool), seen: known, unseen: ~known, UNSEEN_ITEMS: cold}
     plain = {name: p[rows.indices] for name, p in without_learning(rows.data.split("train"), rows.split).items()}
@@ -196,7 +197,7 @@ def _policy(engine: Engine, ratio: float) -> Policy:
 
 def _beyond(engine: Engine) -> list[str]:
     """What these rows do not show of the bundle's policy: nothing, or one sentence."""
-    if not (engine.routing.measure.needs or engine.fusion.needs):
+    if not (engine.routing.measure.needs or engine.fusion.beside):
         return []
     return [
         "rows are ordered by the entropy, and the fusion rule goes without a gate's inputs; `calibrate --data` judges "

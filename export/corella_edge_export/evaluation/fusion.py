@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from corella_edge.routing.fusion import RULES, Fusion, fuse
+from corella_edge.routing.gate import NEW_ITEM
 from corella_edge.routing.log_odds import fit_agreeing, logit
 from corella_edge.routing.measure import is_routed
 from corella_edge_export.evaluation.scored import Floats, Mask, ScoredRows
@@ -40,8 +41,12 @@ def routed(rows: ScoredRows, threshold: float) -> Mask:
 
 
 def fused(rows: ScoredRows, chosen: Mask, rule: Fusion) -> Floats:
-    """float64 [n]: the rule's scores on the chosen rows, the CRM's on all others."""
-    return fuse(rows.crm, rows.llm, chosen, rule)
+    """float64 [n]: the rule's scores on the chosen rows, the CRM's on all others.
+
+    A rule with weights for new items has them where the rows tell which those are; other inputs are not there.
+    """
+    told = {} if rows.new_items is None else {NEW_ITEM: rows.new_items.astype(np.float64)}
+    return fuse(rows.crm, rows.llm, chosen, rule, told)
 
 
 def _columns(crm: Floats, llm: Floats) -> Floats:

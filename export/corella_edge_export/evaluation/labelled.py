@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from corella_edge.atomic import resumable_folder
 from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.routing.gate import NEW_ITEM
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.log_odds import logit
 from corella_edge.routing.parts import LATE
@@ -17,7 +18,7 @@ from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.rowset import RowSet
 from corella_edge_export.evaluation.evaluate import Progress, choice, score
 from corella_edge_export.evaluation.scored import Floats
-from corella_edge_export.evaluation.unknown import unknown_fields
+from corella_edge_export.evaluation.unknown import of_new_items, unknown_fields
 from corella_edge_runtime.engine import Engine
 
 DAY = 86_400
@@ -73,7 +74,7 @@ def _inputs(
     encoder: FeatureEncoder, rows: RowSet, request: list[str], crm: Floats, llm: Floats, counts: Counts | None,
     events: int | None,
 ) -> dict[str, Floats]:  # fmt: skip
-    """What a gate may look at, by name, as `routing.gate.inputs_of` gives it for a request of the same bundle."""
+    """What a gate or a rule of fusion may look at, by name, as `routing.gate.inputs_of` gives it for a request."""
     places = encoder.rows_of([rows.data.item_ids[item] for item in rows.split.items[rows.indices].tolist()])
     before = rows.split.positions[rows.indices].astype(np.float64)
     _, number, sizes = np.unique(np.array(request), return_inverse=True, return_counts=True)
@@ -83,6 +84,7 @@ def _inputs(
         "popularity": np.full(len(rows), np.nan) if counts is None else np.log1p(counts[places]),
         "history": before if events is None else np.minimum(before, events),
         "unknown": unknown_fields(encoder, rows),
+        NEW_ITEM: of_new_items(encoder, rows),
         "text": (~np.isnan(llm)).astype(np.float64),
         "dispersion": np.sqrt(np.bincount(number, weights=apart * apart) / sizes)[number],
     }

@@ -9,6 +9,7 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import CODED, REFUSE, Field
 from corella_edge.features.unseen import label
 from corella_edge.request import User
+from corella_edge.routing.gate import new_items
 from corella_edge_export.data.rowset import RowSet
 from corella_edge_export.evaluation.scored import Json
 
@@ -31,6 +32,15 @@ def unknown_fields(encoder: FeatureEncoder, rows: RowSet) -> npt.NDArray[np.floa
     for flags in encoder.unseen.item_flags().values():
         found += flags[places]
     return found
+
+
+def of_new_items(encoder: FeatureEncoder, rows: RowSet) -> npt.NDArray[np.float64]:
+    """float64 [rows]: 1 where the item is new, else 0: `routing.gate.new_items` of what an answer lists."""
+    known, which = np.unique(rows.split.items[rows.indices], return_inverse=True)
+    places = encoder.rows_of([rows.data.item_ids[i] for i in known.tolist()])
+    flags = encoder.unseen.item_flags()
+    named = [[name for name, of in flags.items() if of[place]] for place in places.tolist()]
+    return new_items(named)[which]
 
 
 def _user_flags(encoder: FeatureEncoder, rows: RowSet, users: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:

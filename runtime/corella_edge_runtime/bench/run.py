@@ -91,7 +91,7 @@ class _Run:
         own = what.engine is not None
         self._bench = Bench(
             what.target, made, self._rapl, settings.ratios, settings.objective, settings.seed, own, stop=stop,
-            pause=settings.pause,
+            apart=settings.apart,
         )  # fmt: skip
         self._supply = made
         self._left_out: list[str] = []
@@ -134,7 +134,7 @@ class _Run:
         settings = self._settings
         self._bench.pilot(settings.thresholds, budget.PILOT * settings.budget / len(settings.thresholds))
         costs = budget.smoothed(self._bench.costs, settings.ratios, settings.candidates)
-        costs = {threshold: cost + settings.pause for threshold, cost in costs.items()}
+        costs = {threshold: cost + settings.apart for threshold, cost in costs.items()}
         seconds = (1.0 - (budget.QUALITY if self._labelled()[0] else 0.0)) * settings.budget
         more = (costs, seconds, settings.repeats, None if settings.objective is None else settings.objective[1])
         begun = {budget.group(one.spot) for one in journal.slices}

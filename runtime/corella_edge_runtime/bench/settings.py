@@ -23,8 +23,8 @@ class BenchSettings:
         candidates: of requests that are made; those of a file stay as they are.
         slo: such as `p99=30ms`; None = no objective.
         budget: seconds for all that is timed.
-        pause: seconds between an answer and the next request of SingleStream. After a rest a request finds the
-            processor's caches cold, as requests that come now and then do.
+        apart: mean seconds between requests of SingleStream, which then come at random moments, or when the one before
+            is answered, if that is later; 0 = then. After a rest a request finds the processor's caches cold.
         repeats: rounds over the whole time; a point is measured once in each, or in fewer where the budget is short.
         max_labelled: rows to score for quality, at most.
         made_up: users are made up, even where the bundle has a sample.
@@ -37,7 +37,7 @@ class BenchSettings:
     candidates: int = 20
     slo: str | None = None
     budget: float = 300.0
-    pause: float = 0.0
+    apart: float = 0.0
     repeats: int = 12
     max_labelled: int = 2000
     made_up: bool = False

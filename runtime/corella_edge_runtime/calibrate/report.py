@@ -203,11 +203,14 @@ def _fusions(result: Json) -> Iterator[Section]:
         "LLM decides, and of the others.",
         "On the earlier part each row is judged by what the rows of other users have fitted; that chose. On the later "
         "part every rule is the one that the whole earlier part has fitted.",
-        f"Taken ({found['wanted']}): {found['taken']['rule']}.", *([_sentence(found["note"])] if found["note"] else []),
-    ]  # fmt: skip
+        f"Taken ({found['wanted']}): {found['taken']['rule']}.",
+        *(_sentence(text) for text in (found["note"], found["new_items"]["told"]) if text),
+    ]
     names = ("logloss", "auc", "ece", "ece_llm", "ece_alone")
     rows = [[part, row["rule"], row["maps"], *(_figure(row[name]) for name in names), "best" if row["chosen"] else ""]
             for part in ("earlier", "later") for row in found[part]]  # fmt: skip
+    rows += [[f"{part}, new items", row["rule"], row["maps"], *(_figure(row[name]) for name in names), ""]
+             for part in ("earlier", "later") for row in found["new_items"][part]]  # fmt: skip
     header = ["part", "rule", "maps", "log-loss", "AUC", "ECE", "ECE, LLM decides", "ECE, others", "by log-loss"]
     yield Section("One scale for both models", said, header, rows)
 

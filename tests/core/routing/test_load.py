@@ -12,7 +12,8 @@ from corella_edge.routing import load
 from corella_edge.routing.load import Box, Draws, Load
 
 SHARES = st.floats(0.001, 0.999)
-BOX = Box(0.001, 0.008, 0.002, 0.1, 0.2)
+SLOWER = tuple(0.7 + level + level**9 for level in load.LEVELS)  # rising
+BOX = Box(0.001, 0.008, 0.002, SLOWER, ((0.05, SLOWER),))
 DRAWS = Draws.of(np.random.default_rng(0), 20_000)
 
 

@@ -181,7 +181,13 @@ def test_the_llm_decides_on_mapped_scores_and_the_rest_is_mapped_alone() -> None
 
 
 @pytest.mark.parametrize(
-    "rule", [STACKED, Fusion("replace", None, Maps(llm=PlattScaling(0.5))), Fusion("blend", None, Maps())]
+    "rule",
+    [
+        STACKED,
+        replace(STACKED, beside=(), new_items=(0.0, 0.9, 0.2)),
+        Fusion("replace", None, Maps(llm=PlattScaling(0.5))),
+        Fusion("blend", None, Maps()),
+    ],
 )
 def test_a_mapped_rule_survives_its_file_and_an_earlier_release_refuses_it(rule: Fusion) -> None:
     written = json.loads(json.dumps(rule.to_json()))

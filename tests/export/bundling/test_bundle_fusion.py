@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from corella_edge.errors import ExportError, RecipeError
+from corella_edge.metrics import quality
 from corella_edge.routing.forms import parse_threshold
-from corella_edge.routing.fusion import REPLACE, Fusion, parse_fusion
+from corella_edge.routing.fusion import REPLACE, Fusion, fuse, parse_fusion
+from corella_edge.routing.gate import NEW_ITEM
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import Entropy
 from corella_edge.routing.policy import Calibration
@@ -97,9 +99,28 @@ def test_routing_json_shows_every_fusion_and_carries_the_best_where_it_is_asked_
     policy = parse_threshold("policy", read)
     assert at["threshold"] == policy.nats
     assert at["share"] == pytest.approx(0.3, abs=0.02)
+    assert made["fusion"]["fit"]["new_items"] == (
+        "new items have no weights of their own: the rows tell of no new item (input.new_item)"
+    )
     plain = routing("ratio:0.3", "replace", VALID, LOG)
     assert "fusion" not in plain
     assert plain["fusions"] == table
+
+
+def test_weights_of_new_items_are_carried_where_they_are_the_best() -> None:
+    """The LLM says of new items the opposite of what it says of others."""
+    new = np.random.default_rng(0).random(len(VALID)) < 0.4
+    valid = replace(VALID, llm=np.where(new, 1 - VALID.llm, VALID.llm))
+    users = (np.arange(len(VALID)) % 100).astype(np.object_)
+    log = replace(LOG, llm=valid.llm, user=users, inputs={NEW_ITEM: new.astype(np.float64)})
+    made = json.loads(json.dumps(routing("ratio:0.3", "best", valid, log), allow_nan=False))
+    rule = parse_routing(made).fusion
+    assert rule.weights is not None
+    assert rule.new_items is not None
+    assert rule.new_items[2] < rule.weights[2]
+    whole = made["table"][-1]
+    every = quality(fuse(valid.crm, valid.llm, valid.answered, rule, log.inputs), valid.labels)
+    assert (whole["ratio"], whole["logloss"]) == (1.0, pytest.approx(every.logloss, abs=1e-9))
 
 
 def test_a_centred_measure_orders_what_ratio_asks_for_and_releases_without_it_go_by_the_entropy() -> None:

@@ -215,3 +215,14 @@ def test_a_fit_turns_no_model_s_order_round(seed: int, first: float, second: flo
         if found[column] == 0:  # what is left is fitted as if the other had not been there
             others = [k for k in range(3) if k == 0 or found[k] > 0]
             np.testing.assert_allclose(found[others], fit_logistic(x[:, others], y), atol=1e-9)
+
+
+def test_new_items_are_fused_by_weights_of_their_own_where_the_rows_tell_them() -> None:
+    told = replace(made := rows(), new_items=np.arange(len(made)) % 3 == 0)
+    chosen, known, new = told.answered, (0.1, 1.0, 0.2), (-0.3, 0.4, 1.5)
+    both = fused(told, chosen, Fusion("stack", known, new_items=new))
+    for weights, mask in ((known, ~told.new_items), (new, told.new_items)):
+        assert np.array_equal(both[mask], fused(told, chosen, Fusion("stack", weights))[mask])
+    assert np.array_equal(fused(made, chosen, Fusion("stack", known, new_items=new)),
+                          fused(made, chosen, Fusion("stack", known)))  # fmt: skip
+    assert not np.array_equal(both, fused(made, chosen, Fusion("stack", known)))

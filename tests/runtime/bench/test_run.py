@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bundles import make_bundle, reseal
+from bundles import ITEMS, make_bundle, reseal
 from corella_edge.errors import InputError
+from corella_edge.request import Candidate, Request, User
+from corella_edge.routing.gate import NEW_ITEM
 from corella_edge.routing.rules import RULES
 from corella_edge.stopping import Stopped
 from corella_edge_runtime.bench.measure import budget
@@ -293,6 +295,12 @@ def test_a_stream_over_http_ends_when_somebody_wants_it(url: str) -> None:
             target.stream([BODY] * 4, [0.0, 0.0, 600.0, 600.0], stop=AfterAFew())
         assert time.monotonic() - began < 30.0
         assert target.ask(BODY).seconds is not None
+
+
+def test_answers_over_http_tell_which_items_are_new(url: str) -> None:
+    request = Request(User("u1"), (Candidate("i1"), Candidate(f"i{ITEMS - 1}"), Candidate("other")))
+    with closing(OverHttp(url)) as target:
+        assert target.scores(request).inputs[NEW_ITEM].tolist() == [0.0, 1.0, 1.0]
 
 
 def test_another_bundle_at_the_address_is_void(url: str, tmp_path: Path) -> None:

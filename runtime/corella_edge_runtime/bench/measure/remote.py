@@ -19,6 +19,7 @@ from corella_edge.errors import InputError
 from corella_edge.json_lines import Reference
 from corella_edge.request import Request
 from corella_edge.request_json import request_body
+from corella_edge.routing.gate import NEW_ITEM, new_items
 from corella_edge.routing.reasons import KEPT
 from corella_edge.scores import Scores
 from corella_edge.stopping import never
@@ -47,6 +48,7 @@ class _Candidate(msgspec.Struct):
     reason: str
     crm: float | None = None
     llm: float | None = None
+    unknown: tuple[str, ...] = ()
 
 
 class _Answer(msgspec.Struct):
@@ -115,11 +117,12 @@ class OverHttp:
         return msgspec.json.decode(reply.body, type=_Answer)
 
     def scores(self, request: Request) -> Scores:
-        """Both models' scores, and no more. Raises InputError: there are none."""
+        """Both models' scores, and which items are new. Raises InputError: there are none."""
         found = self.answer(request).candidates
         crm, llm = (np.array([getattr(one, name) for one in found], np.float64) for name in ("crm", "llm"))
+        unknown = tuple(one.unknown for one in found)
         return Scores(tuple(one.item for one in found), crm, llm, np.array([one.routed for one in found]),
-                      tuple(one.reason for one in found), ((),) * len(found))  # fmt: skip
+                      tuple(one.reason for one in found), unknown, inputs={NEW_ITEM: new_items(unknown)})  # fmt: skip
 
     def get(self, path: str) -> str:
         """The body of a GET; "" where the server knows no such path. Raises InputError: nobody answers."""

@@ -37,7 +37,7 @@ class Bench:
         objective: quantile from 0 to 1 and seconds; None = no search for a rate.
         foreign: whether other processes can be told from what is measured.
         stop: whether somebody wants the benchmark to end.
-        pause: seconds between an answer and the next request of SingleStream.
+        apart: mean seconds between requests of SingleStream, see `BenchSettings`.
         costs: seconds a request, by threshold; found: the first search for the largest rate, by threshold.
         shared: processes that rank together; None = not opened yet. While they wait, their memory is not counted.
     """
@@ -52,7 +52,7 @@ class Bench:
     costs: dict[str, float] = field(default_factory=dict)
     found: dict[str, Rates] = field(default_factory=dict)
     stop: Callable[[], bool] = never
-    pause: float = 0.0
+    apart: float = 0.0
     shared: Workers | None = None
 
     def slice(self, spot: Spot, share: Share, repeat: int) -> Slice:
@@ -110,16 +110,18 @@ class Bench:
         return None
 
     def _single(self, spot: Spot, threshold: str | None, share: Share, repeat: int) -> Measured:
-        """Each request when the one before is answered."""
+        """Each request when the one before is answered, or at its moment if that is later."""
         seen: list[Seen] = []
         llm, began = self.target.llm_seconds(), time.monotonic()
+        due, rng = began, np.random.default_rng([self.seed, repeat, 12])
         for request in self.supply.new(share.requests):
             if spot.users == "returning":
                 self.target.ask(bodies([request], ALWAYS)[0])
                 request = self.supply.again(request)
             self.go_on()
             (body,) = bodies([request], threshold)
-            rest(self.pause)
+            due += rng.exponential(self.apart) if self.apart else 0.0
+            rest(due - time.monotonic())
             at = time.monotonic() - began
             seen.append(self.target.ask(body))
             seen[-1].at = at

@@ -266,24 +266,17 @@ def _trade_knee(result: Result, frame: Frame, found: Sequence[tuple[Point, float
             for piece in charts.ring(frame.across(value), frame.up(figure.value or 0.0), "")]  # fmt: skip
 
 
-def seen_by_law(point: Point) -> tuple[float | None, float | None]:
-    """Share of touched requests and p99 on the requests that the law is judged by; else on all."""
-    law = point.law
-    touched = point.touched.value if law.seen_touched is None else law.seen_touched
-    return touched, point.latency.p99.value if law.seen_p99 is None else law.seen_p99
-
-
 def touched(found: Sequence[Point], control: Sequence[Point]) -> str:
     """Requests with a routed candidate against the ratio: measured, by the law, and if candidates were independent."""
     x = list(range(len(found)))
-    lines = [_part("measured", (BLUE, "none", "circle"), x, [seen_by_law(point)[0] for point in found])]
+    lines = [_part("measured", (BLUE, "none", "circle"), x, [shown.seen_by_law(point)[0] for point in found])]
     lines += [_part("predicted", (VERMILION, "6 3", "diamond"), x, [point.law.touched for point in found])]
     lines += [_part("independent", (NEUTRAL, "2 3", ""), x, [point.law.independent for point in found])]
     drawn = {point.threshold: point.touched.value for point in control}
     lines.append(_part("random", (GREEN, "9 3 2 3", "square"), x, [drawn.get(point.threshold) for point in found]))
     frame = Frame(_across(found), charts.linear(0.0, 100.0, "requests with a routed candidate, %"), right=108)
     said = "; ".join(f"at {shown.asked(point)}: predicted {shown.per_cent(point.law.touched)}, measured "
-                     f"{shown.per_cent(seen_by_law(point)[0])}" for point in found)  # fmt: skip
+                     f"{shown.per_cent(shown.seen_by_law(point)[0])}" for point in found)  # fmt: skip
     return charts.chart(frame, [line for line in lines if line.x], "Requests that touch the LLM", f"{said}.")
 
 
@@ -293,18 +286,18 @@ def _part(name: str, look: tuple[str, str, str], x: Sequence[int], shares: Seque
 
 
 def law_p99(found: Sequence[Point]) -> str:
-    """p99 by the law and as measured."""
-    known = [point for point in found if point.law.p99 and seen_by_law(point)[1]]
-    x = [float(i) for i in range(len(known))]
-    seen, told = ([seen_by_law(point)[1] or 0.0 for point in known], [point.law.p99 or 0.0 for point in known])
-    frame = Frame(_across(known), charts.logarithmic(min(seen + told), max(seen + told), "p99, milliseconds (log)"),
+    """p99 by the law and as measured, of points that have both."""
+    x = [float(i) for i in range(len(found))]
+    seen = [shown.seen_by_law(point)[1].value or 0.0 for point in found]
+    told = [point.law.p99 or 0.0 for point in found]
+    frame = Frame(_across(found), charts.logarithmic(min(seen + told), max(seen + told), "p99, milliseconds (log)"),
                   right=100)  # fmt: skip
     lines = [
         Line("measured", BLUE, x, seen, "none", "circle"),
         Line("predicted", VERMILION, x, told, "6 3", "diamond"),
     ]
     words = "; ".join(f"at {shown.asked(point)}: predicted {shown.digits(point.law.p99)} ms, measured "
-                      f"{shown.digits(seen_by_law(point)[1])} ms" for point in known)  # fmt: skip
+                      f"{shown.figure(shown.seen_by_law(point)[1])} ms" for point in found)  # fmt: skip
     return charts.chart(frame, lines, "p99 by the law, and measured", f"{words}.")
 
 

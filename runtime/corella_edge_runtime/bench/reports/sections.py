@@ -274,23 +274,35 @@ def _law(result: Result) -> Iterator[Section]:
         return
     said = ["The law (docs/operate.md, A latency objective): share, candidates and the correlation of being asked "
             "within a request give the requests touched; with this machine's costs they give p99. Independent: what "
-            "it would be if candidates were routed independently of each other, 1 - (1 - share)^N. Measured: on "
-            "the requests that the law was not fitted on."]  # fmt: skip
+            "it would be if candidates were routed independently of each other, 1 - (1 - share)^N. Off by: measured "
+            "over predicted, of requests that the law was not fitted on.", *_unjudged(found)]  # fmt: skip
     header = ["asked for", "correlation", "touched: predicted", "independent", "measured", "off by",
               "p99 ms: predicted", "measured", "off by"]  # fmt: skip
     rows = [_lawful(point) for point in found]
     drawn = [(curves.touched(found, shown.points(result, found[0].scenario, found[0].users, "random")),
               "Random routing touches what independent candidates would.")]  # fmt: skip
-    if any(point.law.p99 and curves.seen_by_law(point)[1] for point in found):
-        drawn.append((curves.law_p99(found), "Both p99 at the same ratios."))
+    judged = [point for point in found if shown.judges_law(point) and point.law.p99]
+    if judged:
+        drawn.append((curves.law_p99(judged), "Both p99 at the same ratios."))
     yield Section("The law against measurement", said, header, rows, drawn)
 
 
+def _unjudged(found: Sequence[Point]) -> list[str]:
+    """How sure a measured p99 is, and that the law is not judged by one of too few requests."""
+    few = sum(not shown.judges_law(point) for point in found)
+    sure = "Below a measured p99: its 95 % interval; a difference that lies within it shows nothing."
+    return [sure] if not few else [
+        sure, f"In {few} of {len(found)} rows the p99, in parentheses, is of too few requests to judge the law by: it "
+        f"takes {needed('p99'):,}, so a longer --budget."]  # fmt: skip
+
+
 def _lawful(point: Point) -> list[str]:
-    law = point.law
-    touched, p99 = curves.seen_by_law(point)
+    law, judged = point.law, shown.judges_law(point)
+    touched, p99 = shown.seen_by_law(point)
+    measured = figure(p99)
     return [asked(point), digits(law.correlation), per_cent(law.touched), per_cent(law.independent), per_cent(touched),
-            _over(touched, law.touched), digits(law.p99), digits(p99), _over(p99, law.p99)]  # fmt: skip
+            _over(touched, law.touched), digits(law.p99), measured if judged or measured == NONE else Weak(measured),
+            _over(p99.value, law.p99) if judged else NONE]  # fmt: skip
 
 
 def _over(measured: float | None, predicted: float | None) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from corella_edge.errors import InputError
 from corella_edge.routing.load import parse_slo
 from corella_edge_runtime.bench.results.circumstances import Figure, Noise, Scenario
+from corella_edge_runtime.bench.results.figures import needed
 from corella_edge_runtime.bench.results.points import Point
 from corella_edge_runtime.bench.results.result import QualityPoint, Result
 
@@ -142,6 +143,23 @@ def largest(point: Point) -> Figure | None:
     if found.low is not None and found.high is not None:
         return Figure(found.largest, found.low, found.high)
     return Figure(found.largest, found.largest, found.first_failed)
+
+
+def seen_by_law(point: Point) -> tuple[float | None, Figure]:
+    """Share of touched requests and p99, ms, on the requests that the law is judged by; the interval of the p99 where
+    these are all requests."""
+    law = point.law
+    touched = point.touched.value if law.seen_touched is None else law.seen_touched
+    every_other = law.seen_p99 is not None and law.seen_requests is None  # reports of earlier versions
+    return touched, Figure(law.seen_p99) if every_other else spread(point, "p99")
+
+
+def judges_law(point: Point) -> bool:
+    """Whether the requests that the law is judged by are enough for a p99."""
+    law = point.law
+    every_other = law.seen_p99 is not None and law.seen_requests is None
+    requests = point.histogram.count // 2 if every_other else law.seen_requests or point.histogram.count
+    return requests >= needed("p99")
 
 
 def _told(point: Point, name: str) -> bool:

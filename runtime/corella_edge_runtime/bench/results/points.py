@@ -132,8 +132,9 @@ class Law(msgspec.Struct, frozen=True, kw_only=True):
         correlation: of being asked, of the candidates of one request, at this share.
         touched: predicted share of requests with a routed candidate; `independent` the same without correlation.
         p99: predicted, ms; None where the costs of this machine are not known, or more arrives than it can do.
-        seen_touched, seen_p99: measured on the requests that the law was not fitted on; the law is given the share of
-            these requests, so that the law is judged and not the calibration.
+        seen_touched, seen_p99: measured; the law was fitted on other requests, and is given the share of these, so that
+            the law is judged and not the calibration.
+        seen_requests: that they are of; None in reports of earlier versions, in which they are every other one.
     """
 
     correlation: float | None = None
@@ -142,6 +143,7 @@ class Law(msgspec.Struct, frozen=True, kw_only=True):
     p99: float | None = None
     seen_touched: float | None = None
     seen_p99: float | None = None
+    seen_requests: int | None = None
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):

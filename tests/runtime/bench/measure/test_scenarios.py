@@ -91,13 +91,15 @@ def test_a_slice_ends_early_when_its_time_is_up() -> None:
     assert len(bench(Stub()).slice(spot("single"), Share(1000, 0.0), 0).at) == 1
 
 
-def test_a_pause_comes_before_every_request_and_counts_for_nothing() -> None:
+def test_requests_that_come_seldom_come_at_random_and_the_rests_count_for_nothing() -> None:
     own = bench(Stub())
-    own.pause = 0.01
-    found = own.slice(spot("single"), Share(5, 1e9), 0)
-    assert np.diff(np.sort(found.at)).min() >= 0.01
-    assert found.latency.tolist() == [EACH] * 5
-    assert found.wall == pytest.approx(5 * EACH)
+    own.apart = 0.004
+    found = own.slice(spot("single"), Share(100, 1e9), 0)
+    gaps = np.diff(found.at)
+    assert 0.5 * own.apart < gaps.mean() < 2.0 * own.apart
+    assert gaps.std() > 0.3 * own.apart
+    assert found.latency.tolist() == [EACH] * 100
+    assert found.wall == pytest.approx(100 * EACH)
 
 
 def test_new_users_are_others_and_who_comes_again_has_another_history() -> None:

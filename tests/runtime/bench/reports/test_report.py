@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from bench_results import result as made_up
 from corella_edge.errors import InputError
 from corella_edge_runtime.bench.reports import curves, report, shown, spreads
 from corella_edge_runtime.bench.reports.facts import provenance
@@ -157,6 +158,29 @@ def test_everything_that_a_figure_depends_on_is_said(measured: Result, page: str
         assert value.replace("'", "&#x27;") in page
     for wanted in ("ab" * 32, "cd" * 32, "GNU 12.2", "AVX512_BF16", "CPUExecutionProvider", "RAPL"):
         assert wanted in page
+
+
+@pytest.fixture(scope="module")
+def plenty() -> Result:
+    return made_up(requests=1200, labels=False)
+
+
+def test_the_law_is_judged_by_a_p99_of_enough_requests_alone(measured: Result, plenty: Result) -> None:
+    few, enough = (report.markdown(one).partition("## The law against measurement")[2].partition("\n## ")[0]
+                   for one in (measured, plenty))  # fmt: skip
+    assert "8 of 8 rows the p99, in parentheses, is of too few requests to judge the law by: it takes 1,000" in few
+    assert re.search(r"\| 5 % \|.*\| \(\d+\.\d\) \| - \|", few)
+    assert "too few" not in enough
+    assert re.search(r"\| 5 % \|.*\| \d+\.\d \[\d+\.\d, \d+\.\d\] \| [+-]\d\.\d % \|", enough)
+
+
+def test_reports_of_earlier_versions_judged_the_law_by_every_other_request(plenty: Result) -> None:
+    point = shown.headline(plenty)[3]
+    older = replace(point, law=replace(point.law, seen_p99=12.5, seen_touched=0.5))
+    assert shown.judges_law(point)
+    assert not shown.judges_law(older)
+    assert shown.seen_by_law(older) == (0.5, Figure(12.5))
+    assert shown.seen_by_law(point)[1].low is not None
 
 
 def few(point: Point) -> Point:

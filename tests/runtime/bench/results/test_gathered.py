@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 import pytest
 
-from corella_edge.routing.load import Box, asked_chances
 from corella_edge_runtime.bench.results import gathered, slo
 from corella_edge_runtime.bench.results.circumstances import Noise
 from corella_edge_runtime.bench.results.gathered import point
-from corella_edge_runtime.bench.results.histogram import counted
+from corella_edge_runtime.bench.results.histogram import at_rank, counted
 from corella_edge_runtime.bench.results.points import Law, Rates, Try
 from corella_edge_runtime.bench.results.seen import Meanwhile, Seen, Slice, Spot, sliced
+from known_machine import KnownMachine
 
 SPOT = Spot(scenario="single", threshold="ratio:0.2")
 
@@ -127,35 +130,47 @@ def test_nobody_answered() -> None:
     assert gathered.llm_time([sliced(SPOT, 0, [], beside(llm_seconds=None))]) is None
 
 
-TRUE, CORRELATION, N = Box(0.0012, 0.008, 0.0006, 0.1, 0.2), 0.15, 20
+TRUE = KnownMachine()
+RETURNING = replace(TRUE, prefix=0.002)
+RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-def machine(ratio: float, correlation: float, prefix: float, count: int, **spot: str) -> Slice:
-    """Slices of a machine whose law is known."""
-    rng = np.random.default_rng([int(1000 * ratio), int(1e6 * prefix)])
-    asked = rng.choice(N + 1, size=count, p=asked_chances(ratio, N, correlation))
-    llm = np.where(asked > 0, prefix + TRUE.suffix * asked, 0.0) * np.exp(TRUE.llm_spread * rng.standard_normal(count))
-    took = TRUE.crm * np.exp(TRUE.crm_spread * rng.standard_normal(count)) + llm
-    seen = [Seen(float(i), float(s), N, int(a)) for i, (s, a) in enumerate(zip(took, asked, strict=True))]
-    return sliced(Spot(**{"scenario": "single", "threshold": f"ratio:{ratio:g}", **spot}), 0, seen, beside())  # type: ignore[arg-type]
+def known(machine: KnownMachine, ratio: float, requests: int, **spot: str) -> Slice:
+    """Requests one at a time of a machine whose law is known."""
+    rng = np.random.default_rng([int(1000 * ratio), int(1e6 * machine.prefix)])
+    where = Spot(**{"scenario": "single", "threshold": f"ratio:{ratio:g}", **spot})  # type: ignore[arg-type]
+    return machine.slice(rng, where, ratio, requests)
 
 
 def test_the_law_holds_on_requests_that_it_was_not_fitted_on() -> None:
-    ratios = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-    slices = [machine(ratio, CORRELATION, TRUE.prefix, 6000) for ratio in ratios]
-    slices += [machine(ratio, CORRELATION, 0.002, 6000, users="returning") for ratio in ratios]
-    slices += [machine(ratio, 0.0, TRUE.prefix, 6000, routing="random") for ratio in ratios[1:-1]]
+    slices = [known(TRUE, ratio, 6000) for ratio in RATIOS]
+    slices += [known(RETURNING, ratio, 6000, users="returning") for ratio in RATIOS]
+    slices += [known(replace(TRUE, correlation=0.0), ratio, 6000, routing="random") for ratio in RATIOS[1:-1]]
     found = {one.spot: [one] for one in slices}
-    told = slo.laws(found, {f"ratio:{ratio:g}": ratio for ratio in ratios})
+    told = slo.laws(found, {f"ratio:{ratio:g}": ratio for ratio in RATIOS})
     for spot, law in told.items():
         assert law.touched == pytest.approx(law.seen_touched, rel=0.15, abs=1e-12), spot
         assert law.p99 == pytest.approx(law.seen_p99, rel=0.15), spot
         assert law.independent >= law.touched - 1e-9
+        assert law.seen_requests == 6000
     assert told[Spot(scenario="single", threshold="ratio:0.05", routing="random")].correlation == 0.0
 
 
+def test_no_request_is_predicted_by_a_law_that_has_seen_it() -> None:
+    """Every other request at 5 % is slow by chance: each half then says of the other what is wrong."""
+    slices = {ratio: known(TRUE, ratio, 2000) for ratio in (0.0, 0.05, 1.0)}
+    odd = slices[0.05]
+    slow = tuple(10.0 * one if i % 2 else one for i, one in enumerate(odd.seconds) if one is not None)
+    slices[0.05] = msgspec.structs.replace(odd, seconds=slow)
+    told = slo.laws({one.spot: [one] for one in slices.values()}, {f"ratio:{ratio:g}": ratio for ratio in slices})
+    law = told[odd.spot]
+    slowest = [at_rank(np.array(slow[half::2]), 0.99) for half in (0, 1)]
+    assert law.p99 == pytest.approx(1000.0 * np.mean(slowest), rel=0.1)
+    assert law.seen_p99 > 1.3 * law.p99
+
+
 def test_too_little_for_a_law_still_tells_what_independent_candidates_would_do() -> None:
-    one = machine(0.05, CORRELATION, TRUE.prefix, 50)
+    one = known(TRUE, 0.05, 50)
     law = slo.laws({one.spot: [one]}, {"ratio:0.05": 0.05})[one.spot]
     assert (law.p99, law.touched, law.correlation) == (None, None, None)
     assert law.independent is not None
