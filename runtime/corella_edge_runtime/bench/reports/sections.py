@@ -99,17 +99,7 @@ def _how(result: Result, found: Sequence[Point]) -> list[str]:
     repeats = max((len(point.repeats) for point in found), default=0)
     slow = f"With {found[0].candidates:.3g} candidates a request is slow if any of them is routed; "
     return [f"{slow}so p50 and p99 may belong to two kinds of request. Below a figure: its 95 % interval"
-            f"{_made_of(found[0], repeats)}."]  # fmt: skip
-
-
-def _made_of(point: Point, repeats: int) -> str:
-    """What the intervals of a curve know."""
-    if point.intervals == "repeats":
-        return (f", each end the farther one of blocks of requests and of Student's t over {repeats} rounds and over "
-                "the early, the middle and the late part of the run")  # fmt: skip
-    if repeats > 1:
-        return f" over blocks of requests, widened to the range of the {repeats} repeats"
-    return " over blocks of requests of one round, which knows nothing of a machine that changes"
+            f"{shown.made_of(found[0], repeats)}."]  # fmt: skip
 
 
 def _unsupported(found: Sequence[Point]) -> list[str]:

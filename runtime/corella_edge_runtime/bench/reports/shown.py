@@ -134,6 +134,16 @@ def spread(point: Point, name: str) -> Figure:
     return Figure(found.value, min(found.value, *known, *each), max(found.value, *known, *each))
 
 
+def made_of(point: Point, repeats: int) -> str:
+    """What the intervals of a curve know."""
+    if point.intervals == "repeats":
+        return (f", each end the farther one of blocks of requests and of Student's t over {repeats} rounds and over "
+                "the early, the middle and the late part of the run")  # fmt: skip
+    if repeats > 1:
+        return f" over blocks of requests, widened to the range of the {repeats} repeats"
+    return " over blocks of requests of one round, which knows nothing of a machine that changes"
+
+
 def largest(point: Point) -> Figure | None:
     """The largest rate that keeps the objective; None where none was looked for. Of one search its interval is from the
     rate that held to the lowest above it that did not, if the search came to its end."""
