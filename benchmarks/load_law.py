@@ -88,7 +88,7 @@ def interval(rounds: Sequence[Sequence[Seen]]) -> tuple[float | None, float | No
     """Of the p99, seconds: 95 % over blocks of requests, widened to hold what each round came to; none of too few."""
     each = [np.array([one.seconds for one in seen if one.seconds is not None]) for seen in rounds]
     whole = np.concatenate(each)
-    found = told.latency(whole, counted(whole)).p99
+    found = told.latency([whole], counted(whole)).p99
     if found.low is None or found.high is None:
         return None, None
     came = [at_rank(seconds, 0.99) for seconds in each]

@@ -87,8 +87,9 @@ class Thresholds(click.ParamType[tuple[str, ...]]):
 @click.option("--budget", type=Duration(1.0, 86_400.0), default="5m", show_default=True,
               help="Time for all that is measured, such as 90s or 1h. It decides how many requests a figure rests on.",
               )  # fmt: skip
-@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1, 100),
-              help="Rounds over everything; figures show their spread.")  # fmt: skip
+@click.option("--repeats", default=12, show_default=True, type=click.IntRange(1, 100),
+              help="Rounds over everything, by which the intervals are made. Where the budget is short, a point is "
+              "measured in fewer of them.")  # fmt: skip
 @click.option("--candidates", default=20, show_default=True, type=click.IntRange(1, 10_000),
               help="Candidates in each request that is made; not with --requests.")  # fmt: skip
 @click.option("--requests", type=TextFileType(),

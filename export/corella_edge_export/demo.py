@@ -25,7 +25,7 @@ from corella_edge_runtime.engine import Engine
 
 BENCHMARK = BenchSettings(
     thresholds=("ratio:0", "ratio:0.05", "ratio:0.2", "ratio:0.5", "ratio:1"), scenarios=("single",), users=("new",),
-    budget=30.0, repeats=1, max_labelled=500, controls=False,
+    budget=30.0, repeats=6, max_labelled=500, controls=False,
 )  # fmt: skip
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]

@@ -61,7 +61,7 @@ def point(rng, scenario, ratio, routing, users, slower, requests) -> p.Point:
     busy = 1000 * float((seconds - 0.0011 * slower).clip(0).mean())
     stages = {**{name: ms * slower for name, ms in STAGES.items()}, "prefill": busy}
     share, p99 = ratio_of(asked.astype(float), np.full(requests, 20.0)), 1000 * histogram.quantile(0.99)
-    p50, told = 1000 * histogram.quantile(0.5), latency(seconds, histogram)
+    p50, told = 1000 * histogram.quantile(0.5), latency([seconds], histogram)
     rate = figure(1000 / told.mean.value, 1000 / told.mean.high, 1000 / told.mean.low)
     return p.Point(
         scenario=scenario, threshold=f"ratio:{ratio:g}", ratio=ratio, routing=routing, users=users, share=share,

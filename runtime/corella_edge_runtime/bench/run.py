@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from dataclasses import replace as changed
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 from msgspec.structs import replace
 
 from corella_edge.formats.text_files import TextFile
@@ -96,6 +95,7 @@ class _Run:
         )  # fmt: skip
         self._supply = made
         self._left_out: list[str] = []
+        self._whole = 0  # slices of the whole run
         self._spots = budget.spots(
             settings.thresholds, list(settings.ratios.values()), settings.scenarios, settings.users,
             settings.controls and what.target.controls and what.llm, settings.cores if own else 0,
@@ -110,13 +110,12 @@ class _Run:
         started, judged, whole = machine.ticks(whole=True), QualityLines(why=NO_TIME), False
         try:
             shares = self._plan(journal)
-            self._rounds(journal, [spot for spot in self._spots if spot.workers == 1], shares)
+            self._rounds(journal, shares)
             judged = self._quality()
-            self._on_all_cores(journal, shares)
             journal.end()
             whole = True
         except Stopped:
-            self._progress("stopped", len(journal.slices), len(self._spots) * self._settings.repeats)
+            self._progress("stopped", len(journal.slices), self._whole)
         during = gathered.noise([provenance.noise(started, own), *earlier])
         quiet = provenance.quiet(before, during)
         notes = (*head.warnings, *self._notes())
@@ -124,52 +123,47 @@ class _Run:
         return self._with_points(found, journal.slices)
 
     def _tell(self, journal: Journal) -> None:
-        if journal.resumed:
-            count = len(self._spots) * self._settings.repeats
-            self._say(f"an interrupted run left {journal.resumed} of {count} measurements; the rest is measured now")
         if journal.dropped:
             self._say("an interrupted run of other settings, or of another bundle, is replaced")
         for one in journal.slices:
-            if one.rates is not None:
-                self._bench.found[one.spot.threshold] = one.rates
+            if one.rates is not None:  # the first search; later ones begin where it ended
+                self._bench.found.setdefault(one.spot.threshold, one.rates)
 
     def _plan(self, journal: Journal) -> dict[Spot, Share]:
         """Warm up, learn what requests cost, and say what the budget buys."""
         settings = self._settings
-        self._bench.pilot(settings.thresholds)
+        self._bench.pilot(settings.thresholds, budget.PILOT * settings.budget / len(settings.thresholds))
         costs = budget.smoothed(self._bench.costs, settings.ratios, settings.candidates)
         costs = {threshold: cost + settings.apart for threshold, cost in costs.items()}
         seconds = (1.0 - (budget.QUALITY if self._labelled()[0] else 0.0)) * settings.budget
-        more = (costs, seconds, settings.repeats, settings.objective is not None)
+        more = (costs, seconds, settings.repeats, None if settings.objective is None else settings.objective[1])
         begun = {budget.group(one.spot) for one in journal.slices}
         self._spots, short = budget.affordable(self._spots, *more, begun)
         if short:
             self._say(short)
             self._left_out = [short]
         shares = budget.plan(self._spots, *more)
-        for sentence in budget.told(shares, settings.repeats):
+        if journal.resumed:
+            count = sum(len(share.rounds) for share in shares.values())
+            self._say(f"an interrupted run left {journal.resumed} of {count} measurements; the rest is measured now")
+        for sentence in budget.told(shares):
             self._say(sentence)
         return shares
 
-    def _rounds(self, journal: Journal, spots: Sequence[Spot], shares: dict[Spot, Share]) -> None:
-        """Every spot once in each round, in an order of its own: a machine that drifts drifts for all of them."""
+    def _rounds(self, journal: Journal, shares: dict[Spot, Share]) -> None:
+        """Every slice that is missing, round by round."""
         done = {(one.spot, one.repeat) for one in journal.slices}
-        whole = len(self._spots) * self._settings.repeats
-        for repeat in range(self._settings.repeats):
-            for place in np.random.default_rng([self._settings.seed, 3, repeat]).permutation(len(spots)).tolist():
-                spot = spots[place]
-                if (spot, repeat) in done:
-                    continue
-                self._progress(str(spot), len(journal.slices), whole)
+        left = [one for one in budget.in_turn(shares, self._settings.seed) if (one[1], one[0]) not in done]
+        self._whole = len(journal.slices) + len(left)
+        with ExitStack() as opened:
+            for repeat, spot in left:
+                self._progress(str(spot), len(journal.slices), self._whole)
+                if spot.workers > 1 and self._bench.shared is None:
+                    workers = Workers(self._what.bundle.root, self._what.llm, spot.workers)
+                    self._bench.shared = opened.enter_context(closing(workers))
+                    self._bench.warm_up_shared()
                 journal.add(self._bench.slice(spot, shares[spot], repeat))
-
-    def _on_all_cores(self, journal: Journal, shares: dict[Spot, Share]) -> None:
-        """Last of all: the processes count to the memory that is in use from then on."""
-        spots = [spot for spot in self._spots if spot.workers > 1]
-        if spots:
-            with closing(Workers(self._what.bundle.root, self._what.llm, spots[0].workers)) as workers:
-                self._bench.shared = workers.run
-                self._rounds(journal, spots, shares)
+        self._bench.shared = None
 
     def _labelled(self) -> tuple[list[Traffic], list[str]]:
         """Rows with labels, users together, and whose each is."""

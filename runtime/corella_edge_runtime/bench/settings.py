@@ -25,6 +25,7 @@ class BenchSettings:
         budget: seconds for all that is timed.
         apart: mean seconds between requests of SingleStream, which then come at random moments, or when the one before
             is answered, if that is later; 0 = then. After a rest a request finds the processor's caches cold.
+        repeats: rounds over the whole time; a point is measured once in each, or in fewer where the budget is short.
         max_labelled: rows to score for quality, at most.
         made_up: users are made up, even where the bundle has a sample.
         cores: processes of an Offline run besides the one; 0 or 1 = none.
@@ -37,7 +38,7 @@ class BenchSettings:
     slo: str | None = None
     budget: float = 300.0
     apart: float = 0.0
-    repeats: int = 3
+    repeats: int = 12
     max_labelled: int = 2000
     made_up: bool = False
     cores: int = 0

@@ -50,11 +50,11 @@ def engine(bundle: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def measured(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path, list[str]]:
     out, said = tmp_path_factory.mktemp("out"), list[str]()
-    settings = BenchSettings(thresholds=THRESHOLDS, candidates=5, budget=6.0, repeats=2, slo="p99=2s", cores=2,
+    settings = BenchSettings(thresholds=THRESHOLDS, candidates=5, budget=6.0, repeats=2, slo="p99=100ms", cores=2,
                              max_labelled=60)  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:  # however slow the machine is at the moment
         patch.setattr(budget, "affordable", lambda points, *_: (points, ""))
-        patch.setattr(budget, "plan", lambda points, *_: dict.fromkeys(points, Share(10, 1.0)))
+        patch.setattr(budget, "plan", lambda points, *_: dict.fromkeys(points, Share(10, 1.0, (0, 1))))
         return run(engine, None, settings, lambda *_: None, out, said.append), out, said
 
 
@@ -268,7 +268,7 @@ def over(url: str, bundle: Path, settings: BenchSettings) -> Result:
 
 @pytest.mark.slow
 def test_over_http(bundle: Path, url: str) -> None:
-    settings = BenchSettings(thresholds=THRESHOLDS, candidates=5, budget=5.0, repeats=1, slo="p99=1s",
+    settings = BenchSettings(thresholds=THRESHOLDS, candidates=5, budget=5.0, repeats=1,
                              max_labelled=30, cores=2)  # fmt: skip
     found = over(url, bundle, settings)
     assert found.verified.passed

@@ -218,22 +218,11 @@ def _point_rows(where: str, key: Key, points: Sequence[Point], held: bool) -> It
     if key[0] != "server":
         rates = tuple(shown.spread(point, "requests_per_s") for point in points)
         yield ComparedFigure(where, "requests/s", rates, more=True, speed=True)
-    if held and any(point.rates for point in points):
-        yield ComparedFigure(where, "largest rate/s", tuple(map(_largest, points)), more=True, speed=False)
+    if held and any(point.rates for point in points):  # a step of the grid is a quarter: no regression by itself
+        yield ComparedFigure(where, "largest rate/s", tuple(map(shown.largest, points)), more=True, speed=False)
     work = tuple(Figure(point.llm_ms_per_thousand) for point in points)
     yield ComparedFigure(where, "LLM ms per 1,000 requests", work, more=False, speed=True)
     yield ComparedFigure(where, "memory MiB", tuple(map(_memory, points)), more=False, speed=False)
-
-
-def _largest(point: Point) -> Figure | None:
-    """The truth lies between the largest rate that held and the lowest that did not, if the search came to its end.
-
-    It is one search, in which a single slow request decides: shown, but no regression by itself.
-    """
-    found = point.rates
-    if found is None or found.cut or found.first_failed is None:
-        return None if found is None else Figure(found.largest)
-    return Figure(found.largest, found.largest, found.first_failed)
 
 
 def _memory(point: Point) -> Figure | None:

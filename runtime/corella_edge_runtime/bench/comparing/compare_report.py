@@ -25,10 +25,10 @@ from corella_edge_runtime.document import Section, Weak, as_html, as_markdown, d
 
 FILES = {"compare.html": "the comparison with plots", "compare.md": "the same as text",
          "compare.json": "every figure and verdict"}  # fmt: skip
-RULE = ("A difference is shown where two intervals have no value in common; every interval also holds what each repeat "
-        "came to. Figures without an interval are not judged. Change: positive is more time, or worse; in parentheses "
-        "where no difference is shown. Of many figures a few differ by chance: a regression is slower even with "
-        "intervals that are wide enough for all of them.")  # fmt: skip
+RULE = ("A difference is shown where two intervals have no value in common; they know what changed on the machine "
+        "during each run, and not what changes over hours. Figures without an interval are not judged. Change: "
+        "positive is more time, or worse; in parentheses where no difference is shown. Of many figures a few differ by "
+        "chance: a regression is slower even with intervals that are wide enough for all of them.")  # fmt: skip
 WORST = 20  # regressions that are listed
 
 

@@ -1,7 +1,12 @@
-"""The highest rate that keeps an objective, by doubling and halving. Pure: what a rate comes to is the caller's."""
+"""The highest rate that keeps an objective, by doubling and halving. Pure: what a rate comes to is the caller's.
+
+Rates of a benchmark are those of a grid, the preferred numbers R10 of ISO 3: two runs then mostly send at the same
+rate, and what they measure at it can be compared.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +16,11 @@ from corella_edge_runtime.bench.results.histogram import at_rank
 
 GROWTH = 2.0  # median of the last third to that of the first, beyond which a queue grows
 SMALL = 0.005  # seconds that a median may grow by whatever its factor
+GRID = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0)  # times a power of ten
+DOUBLE = 3  # steps of the grid
+FARTHEST = 6 * DOUBLE  # steps that a search goes below where it began
+AROUND = DOUBLE  # steps that one begun anew goes up or down
+MOST_RATE = 1e5
 
 
 def holds(latency: npt.NDArray[np.float64], quantile: float, limit: float) -> bool:
@@ -21,6 +31,48 @@ def holds(latency: npt.NDArray[np.float64], quantile: float, limit: float) -> bo
     third = max(1, len(latency) // 3)
     first, last = float(np.median(latency[:third])), float(np.median(latency[-third:]))
     return last <= max(GROWTH * first, first + SMALL)
+
+
+def on_grid(step: int) -> float:
+    """Requests a second of a step of the grid: 0 is 1, 1 is 1.25, 10 is 10, -1 is 0.8."""
+    return float(f"{GRID[step % len(GRID)]}e{step // len(GRID)}")
+
+
+def nearest(rate: float) -> int:
+    """The step of the grid whose rate is nearest, in its logarithm."""
+    return round(len(GRID) * math.log10(rate))
+
+
+def largest_step(served: Callable[[float], bool], first: int) -> tuple[int | None, int]:
+    """The largest step of the grid that is served, None if none from `first` - `FARTHEST` on is, and the step above it.
+
+    A rate counts as too high when it fails twice: something else may have been in the way.
+    """
+
+    def twice(step: int) -> bool:
+        return served(on_grid(step)) or served(on_grid(step))
+
+    low, high = None, first
+    while on_grid(high) < MOST_RATE and twice(high):
+        low, high = high, high + DOUBLE
+    while low is None and high > first - FARTHEST:
+        low, high = (high - DOUBLE, high) if twice(high - DOUBLE) else (None, high - DOUBLE)
+    while low is not None and high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if twice(middle) else (low, middle)
+    return low, high
+
+
+def moved_step(served: Callable[[float], bool], last: int, held: bool) -> tuple[int | None, int]:
+    """The same begun anew from the `last` result, of which it is known whether it is served now: one step after the
+    other up or down, at most `AROUND`, each tried once."""
+    if held:
+        above = range(last + 1, last + AROUND + 1)
+        high = next((step for step in above if not served(on_grid(step))), last + AROUND + 1)
+        return high - 1, high
+    below = range(last - 1, last - AROUND - 1, -1)
+    low = next((step for step in below if served(on_grid(step))), None)
+    return low, last - AROUND if low is None else low + 1
 
 
 def highest(served: Callable[[float], bool], first: float, precision: float = 0.05, most: float = 1e5) -> float:

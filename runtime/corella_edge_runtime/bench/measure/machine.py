@@ -56,13 +56,14 @@ def _system() -> str:
 
 def peak_memory(proc: Path = Path("/proc")) -> int | None:
     """Greatest resident bytes so far of this process and its living descendants; None where nobody tells."""
-    found = [_peak(proc / str(pid)) for pid in (os.getpid(), *descendants(os.getpid(), proc))]
+    found = [peak_of(pid, proc) for pid in (os.getpid(), *descendants(os.getpid(), proc))]
     return sum(one for one in found if one is not None) if found[0] is not None else None
 
 
-def _peak(process: Path) -> int | None:
+def peak_of(pid: int, proc: Path = Path("/proc")) -> int | None:
+    """Greatest resident bytes so far of a process; None where nobody tells."""
     try:
-        lines = (process / "status").read_text().splitlines()
+        lines = (proc / str(pid) / "status").read_text().splitlines()
     except OSError:
         return None
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)

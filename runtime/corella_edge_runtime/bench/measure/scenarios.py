@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec.structs import replace
 
-from corella_edge.routing.reasons import NoAnswer
 from corella_edge.stopping import Stopped, never
-from corella_edge_runtime.bench.load.rates import highest, holds
+from corella_edge_runtime.bench.load.rates import nearest, on_grid
 from corella_edge_runtime.bench.load.schedule import poisson
 from corella_edge_runtime.bench.measure import machine, provenance
-from corella_edge_runtime.bench.measure.budget import LEAST_TRY, TRIES, Share, rate
+from corella_edge_runtime.bench.measure.budget import OVER, SPAN, TRIES, Share, rate
 from corella_edge_runtime.bench.measure.energy import Rapl
+from corella_edge_runtime.bench.measure.search import Search
 from corella_edge_runtime.bench.measure.supply import Supply, bodies
 from corella_edge_runtime.bench.measure.target import Target, rest
-from corella_edge_runtime.bench.measure.worker import IN_FLIGHT
-from corella_edge_runtime.bench.results.histogram import at_rank
-from corella_edge_runtime.bench.results.points import Rates, Try
+from corella_edge_runtime.bench.measure.worker import IN_FLIGHT, Workers
+from corella_edge_runtime.bench.results.points import Rates
 from corella_edge_runtime.bench.results.seen import Meanwhile, Seen, Slice, Spot, sliced
 
 ALWAYS = "ratio:1"  # makes a new user a returning one: the prompt's beginning is read and kept
-PRECISION = 0.1  # of the largest rate
-LEFT_OUT = 0.01  # a rate at which more of the routed candidates go without the LLM is not held: it is not asked for
-WHATEVER_THE_LOAD = (NoAnswer.NO_LLM, NoAnswer.NO_TEXT, NoAnswer.TOO_LONG)
-PILOT = 4  # requests a threshold, untimed, whose cost says how many the budget allows
+PILOT = 4  # requests a threshold, at the least, first to warm up and again to learn what they cost
 Measured = tuple[list[Seen], float, float | None]  # what was seen, wall seconds, the LLM's seconds
 
 
@@ -40,7 +38,8 @@ class Bench:
         foreign: whether other processes can be told from what is measured.
         stop: whether somebody wants the benchmark to end.
         apart: mean seconds between requests of SingleStream, see `BenchSettings`.
-        shared: ranks requests on several processes: what was seen, wall seconds, the LLMs' seconds.
+        costs: seconds a request, by threshold; found: the first search for the largest rate, by threshold.
+        shared: processes that rank together; None = not opened yet. While they wait, their memory is not counted.
     """
 
     target: Target
@@ -54,32 +53,53 @@ class Bench:
     found: dict[str, Rates] = field(default_factory=dict)
     stop: Callable[[], bool] = never
     apart: float = 0.0
-    shared: Callable[[Sequence[bytes], Callable[[], bool]], Measured] | None = None
+    shared: Workers | None = None
 
     def slice(self, spot: Spot, share: Share, repeat: int) -> Slice:
         """Measure a spot once. Raises Stopped."""
         self.go_on()
         if self.target.forget():
             self.supply.forgotten()
+        first = self._searched(spot, share, repeat)
         before, joules = machine.ticks(whole=True), self.rapl.read()
         with ExitStack() as stack:
             threshold = self._routing(spot, stack)
             measure = {"single": self._single, "server": self._server, "offline": self._offline}[spot.scenario]
             seen, wall, llm = measure(spot, threshold, share, repeat)
         used = None if spot.users == "returning" else self.rapl.joules(joules, self.rapl.read())
-        beside = Meanwhile(wall, provenance.noise(before, self.foreign), llm, used, self.target.memory())
-        rates = self.found.get(spot.threshold) if spot.scenario == "server" else None
+        beside = Meanwhile(wall, provenance.noise(before, self.foreign), llm, used, self._memory(spot))
         at = self._rate(spot.threshold) if spot.scenario == "server" else None
-        return sliced(spot, repeat, seen, beside, at, rates)
+        return sliced(spot, repeat, seen, beside, at, first or self._still(spot, share, repeat, seen))
 
-    def pilot(self, thresholds: Sequence[str]) -> None:
-        """Warm every path up, and learn what a request costs at each threshold. Raises Stopped."""
+    def _memory(self, spot: Spot) -> int | None:
+        """Greatest resident bytes so far, without processes that had no part in it."""
+        found = self.target.memory()
+        idle = self.shared.memory() if self.shared is not None and spot.workers == 1 else 0
+        return None if found is None else found - idle
+
+    def pilot(self, thresholds: Sequence[str], seconds: float = 0.0) -> None:
+        """Warm every path up, and learn what a request costs at each threshold, for so many seconds of each.
+
+        Raises:
+            Stopped: somebody wants the end.
+        """
         for threshold in thresholds:
-            took = []
-            for body in bodies(self.supply.new(PILOT), threshold):
-                self.go_on()
-                took.append(self.target.ask(body).seconds)
-            self.costs[threshold] = float(np.mean([one for one in took if one is not None] or [0.1]))
+            self._asked(threshold, 0.0)
+        self.costs |= {threshold: self._asked(threshold, seconds) for threshold in thresholds}
+
+    def _asked(self, threshold: str, seconds: float) -> float:
+        """Seconds of a request, in the mean of `PILOT` and of as many as so many seconds allow."""
+        took, began = list[float](), time.monotonic()
+        while len(took) < PILOT or time.monotonic() - began < seconds:
+            self.go_on()
+            found = self.target.ask(bodies(self.supply.new(1), threshold)[0]).seconds
+            took.append(0.1 if found is None else found)
+        return float(np.mean(took))
+
+    def warm_up_shared(self) -> None:
+        """Warm up processes that were just opened. Raises Stopped."""
+        assert self.shared is not None
+        self.shared.run(bodies(self.supply.new(PILOT * self.shared.count), ALWAYS), self.stop)
 
     def _routing(self, spot: Spot, stack: ExitStack) -> str | None:
         """The threshold to send; none where a share is drawn at random."""
@@ -114,17 +134,14 @@ class Bench:
 
     def _server(self, spot: Spot, threshold: str | None, share: Share, repeat: int) -> Measured:
         """At random moments, whatever became of those before."""
-        threshold = spot.threshold
-        if self.objective is not None and threshold not in self.found:
-            self.found[threshold] = self._largest(threshold, share, *self.objective)
         llm = self.target.llm_seconds()
-        seen = self._stream(threshold, self._rate(threshold), share.requests, 1000 + repeat)
+        seen = self._stream(spot.threshold, self._rate(spot.threshold), share.requests, 10_000 + repeat)
         return seen, _last(seen), _since(llm, self.target.llm_seconds())
 
     def _rate(self, threshold: str) -> float:
         """The largest that was found; one at half load where none was looked for, or none holds."""
         found = self.found.get(threshold)
-        return found.largest if found and found.largest else rate(self.costs[threshold])
+        return found.largest if found and found.largest else on_grid(nearest(rate(self.costs[threshold])))
 
     def go_on(self) -> None:
         """Raises Stopped: somebody wants the benchmark to end."""
@@ -133,46 +150,47 @@ class Bench:
 
     def _stream(self, threshold: str, per_second: float, count: int, seed: int) -> list[Seen]:
         self.go_on()
-        moments = poisson(per_second, count / per_second, self.seed * 10_000 + seed) or [0.0]
+        if self.objective is not None:
+            count = max(count, math.ceil(SPAN * self.objective[1] * per_second))
+        moments = poisson(per_second, count / per_second, self.seed * 20_000 + seed) or [0.0]
         return self.target.stream(bodies(self.supply.new(len(moments)), threshold), moments, stop=self.stop)
 
-    def _largest(self, threshold: str, share: Share, quantile: float, limit: float) -> Rates:
-        """The search; it ends early where it takes longer than its part of the budget."""
-        tries: list[Try] = []
-        count = max(LEAST_TRY, share.requests)
-        end = time.monotonic() + TRIES * share.seconds * count / share.requests
+    def _search(self, spot: Spot, share: Share, repeat: int) -> Search | None:
+        """For the largest rate; None where none is looked for."""
+        if spot.scenario != "server" or self.objective is None:
+            return None
 
-        def held(per_second: float) -> bool:
-            if tries and time.monotonic() >= end:
-                return False
-            seen = self._stream(threshold, per_second, count, len(tries))
-            latency = np.array([np.inf if one.seconds is None else one.seconds for one in seen])
-            kept = holds(latency, quantile, limit) and left_out(seen) <= LEFT_OUT
-            reached = at_rank(latency, quantile)
-            told = 1000.0 * reached if np.isfinite(reached) else None
-            tries.append(Try(rate=per_second, p99=told, held=kept, requests=len(seen)))
-            return kept
+        def send(per_second: float, number: int) -> list[Seen]:
+            return self._stream(spot.threshold, per_second, share.requests, 100 * repeat + number)
 
-        largest = highest(held, rate(self.costs[threshold]), PRECISION)
-        above = [one.rate for one in tries if not one.held and one.rate > largest]
-        return Rates(largest=largest, first_failed=min(above, default=None), tries=tuple(tries),
-                     cut=time.monotonic() >= end)  # fmt: skip
+        return Search(send, *self.objective)
+
+    def _searched(self, spot: Spot, share: Share, repeat: int) -> Rates | None:
+        """The first search, which ends early where it takes longer than its part of the budget; None where there was
+        one."""
+        search = self._search(spot, share, repeat)
+        if search is None or spot.threshold in self.found:
+            return None
+        search.end = time.monotonic() + TRIES * max(share.seconds, OVER * SPAN * search.limit)
+        found = self.found[spot.threshold] = search.first(rate(self.costs[spot.threshold]))
+        return found
+
+    def _still(self, spot: Spot, share: Share, repeat: int, seen: Sequence[Seen]) -> Rates | None:
+        """The largest rate now, by requests that were sent at what was the largest."""
+        search, first = self._search(spot, share, repeat), self.found.get(spot.threshold)
+        if search is None or first is None:
+            return None
+        return search.again(first.largest, seen) if first.largest else replace(first, tries=())
 
     def _offline(self, spot: Spot, threshold: str | None, share: Share, repeat: int) -> Measured:
         """All at once: the next one as soon as there is room."""
         sent = bodies(self.supply.new(share.requests), threshold)
         if spot.workers > 1:
             assert self.shared is not None
-            return self.shared(sent, self.stop)
+            return self.shared.run(sent, self.stop)
         llm = self.target.llm_seconds()
         seen = self.target.stream(sent, [0.0] * len(sent), IN_FLIGHT, self.stop)
         return seen, _last(seen), _since(llm, self.target.llm_seconds())
-
-
-def left_out(seen: Sequence[Seen]) -> float:
-    """The share of the routed candidates that have no answer of the LLM because there was too much to do."""
-    missing = sum(count for one in seen for reason, count in one.degraded.items() if reason not in WHATEVER_THE_LOAD)
-    return missing / max(1, missing + sum(one.routed for one in seen))
 
 
 def _last(seen: Sequence[Seen]) -> float:

@@ -19,6 +19,7 @@ import msgspec
 
 from corella_edge.errors import CorellaError
 from corella_edge.stopping import LOOK, Stopped, never
+from corella_edge_runtime.bench.measure import machine
 from corella_edge_runtime.bench.results.seen import Seen
 
 IN_FLIGHT = 16  # requests that wait for the LLM at once: enough to fill its decodes, below every queue's bound
@@ -53,6 +54,7 @@ class Worker:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._in, self._out = self._process.stdin, self._process.stdout
+        self.pid = self._process.pid
         _send(self._in, Open(str(bundle), llm))
 
     def ready(self) -> None:
@@ -97,6 +99,7 @@ class Workers:
 
     def __init__(self, bundle: Path, llm: bool, count: int) -> None:
         """All of them open the bundle at once. Raises CorellaError."""
+        self.count = count
         self._workers = [Worker(bundle, llm) for _ in range(count)]
         try:
             for worker in self._workers:
@@ -106,22 +109,29 @@ class Workers:
             raise
 
     def run(self, bodies: Sequence[bytes], stop: Callable[[], bool] = never) -> tuple[list[Seen], float, float]:
-        """Each ranks its part: what was seen, seconds from the first beginning to the last end, the LLMs' seconds.
+        """Each ranks its part: what was seen, seconds, the LLMs' seconds.
+
+        The seconds are what the requests take at the rate of all of them at work: each process's own rate counts while
+        it has work, and who is done does not wait for the slowest.
 
         Raises:
             Stopped: somebody wants the end.
         """
-        count = len(self._workers)
         for number, worker in enumerate(self._workers):
-            worker.start(bodies[number::count])
+            worker.start(bodies[number :: self.count])
         try:
             parts = [worker.done(stop) for worker in self._workers]
         except Stopped:
             for worker in self._workers:
                 worker.kill()
             raise
-        wall = max(part.ended for part in parts) - min(part.began for part in parts)
-        return [one for part in parts for one in part.seen], wall, sum(part.llm_seconds for part in parts)
+        seen = [one for part in parts for one in part.seen]
+        rate = sum(len(part.seen) / (part.ended - part.began) for part in parts if part.seen)
+        return seen, len(seen) / max(rate, 1e-9), sum(part.llm_seconds for part in parts)
+
+    def memory(self) -> int:
+        """Greatest resident bytes of all of them together so far."""
+        return sum(machine.peak_of(worker.pid) or 0 for worker in self._workers)
 
     def close(self) -> None:
         """End all of them."""

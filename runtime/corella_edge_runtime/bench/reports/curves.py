@@ -328,17 +328,18 @@ def _percents() -> Axis:
 
 
 def rates(found: Sequence[Point], slo: str | None) -> str:
-    """The largest rate that keeps the objective against the ratio, logarithmic; the bar ends at the first rate that did
-    not. Where none was found there is no mark."""
+    """The largest rate that keeps the objective against the ratio, logarithmic, with its interval. Where none was found
+    there is no mark."""
     known = [
         (float(i), point.rates) for i, point in enumerate(found) if point.rates is not None and point.rates.largest
     ]
-    tops = [rate.first_failed or rate.largest for _, rate in known]
-    least = min(rate.largest for _, rate in known)
+    tops = [rate.high or rate.first_failed or rate.largest for _, rate in known]
+    lows = [rate.low or rate.largest for _, rate in known]
+    least = min(lows)
     frame = Frame(_across(found), charts.logarithmic(least, max(tops), "requests a second (log)"), right=30)
     line = Line("", BLUE, [x for x, _ in known], [rate.largest for _, rate in known], "none", "circle")
-    bars = [piece for (x, rate), top in zip(known, tops, strict=True)
-            for piece in charts.error_bar(frame.across(x), frame.up(rate.largest), frame.up(top), GREY)]  # fmt: skip
+    bars = [piece for (x, _), low, top in zip(known, lows, tops, strict=True)
+            for piece in charts.error_bar(frame.across(x), frame.up(low), frame.up(top), GREY)]  # fmt: skip
     said = "; ".join(f"at {shown.asked(found[int(x)])}: {shown.digits(rate.largest)}" for x, rate in known)
     return charts.chart(frame, [line], f"Largest rate within {slo or 'the objective'}",
                         f"Requests a second {said}.", (), bars)  # fmt: skip

@@ -97,10 +97,9 @@ def _of(point: Point) -> str:
 
 def _how(result: Result, found: Sequence[Point]) -> list[str]:
     repeats = max((len(point.repeats) for point in found), default=0)
-    widened = f", widened to the range of the {repeats} repeats" if repeats > 1 else ""
     slow = f"With {found[0].candidates:.3g} candidates a request is slow if any of them is routed; "
-    return [f"{slow}so p50 and p99 may belong to two kinds of request. Below a figure: its 95 % interval over blocks "
-            f"of requests{widened}."]  # fmt: skip
+    return [f"{slow}so p50 and p99 may belong to two kinds of request. Below a figure: its 95 % interval"
+            f"{shown.made_of(found[0], repeats)}."]  # fmt: skip
 
 
 def _unsupported(found: Sequence[Point]) -> list[str]:
@@ -333,13 +332,15 @@ def _searched(result: Result, found: Sequence[Point]) -> tuple[list[str], list[t
     if not any(point.rates for point in found):
         return [], []
     limit = result.settings.slo or "the objective"
-    said = (f"Largest rate: found by search, the largest that keeps {limit}; in brackets the lowest rate tried that "
-            "did not. Cut short: the time was up before the search had ended.")  # fmt: skip
+    said = (f"Largest rate: found by search, the largest that keeps {limit}, on a grid of rates a quarter apart; then "
+            "looked at again in every round. The value is the mean of what the rounds found, and in brackets is its "
+            "95 % interval; of one search, the lowest rate tried that did not hold. Cut short: the time was up before "
+            "the search had ended. Latencies are those at the rate that the first round found.")  # fmt: skip
     sizes = [tried.requests for point in found if point.rates for tried in point.rates.tries]
     said += f" A rate was tried with {min(sizes):,} to {max(sizes):,} requests." if sizes else ""
     held = any(point.rates.largest for point in found if point.rates)
     return [said], [
-        (curves.rates(found, result.settings.slo), "The bar reaches to the lowest rate that failed.")
+        (curves.rates(found, result.settings.slo), "Bars: 95 % interval, or up to the lowest rate that failed.")
     ] if held else []
 
 
@@ -356,6 +357,8 @@ def _rate(point: Point) -> str:
     cut = ", cut short" if point.rates.cut else ""
     if not point.rates.largest:
         return f"none held [down to {digits(point.rates.first_failed)}{cut}]"
+    if point.rates.low is not None:
+        return f"{digits(point.rates.largest)} [{digits(point.rates.low)}, {digits(point.rates.high)}{cut}]"
     return f"{digits(point.rates.largest)} [{digits(point.rates.first_failed)}{cut}]"
 
 

@@ -122,14 +122,37 @@ def least_ms(result: Result, point: Point) -> float | None:
 
 
 def spread(point: Point, name: str) -> Figure:
-    """A percentile of latency, or `requests_per_s`, with an interval that also holds what each repeat came to: blocks
-    of one run say nothing of what changes from run to run."""
+    """A percentile of latency, or `requests_per_s`, with an interval that knows the repeats. Where it was made of
+    blocks of requests alone, which say nothing of a machine that changes, it is widened to hold what each came to."""
     found: Figure = point.requests_per_s if name == "requests_per_s" else getattr(point.latency, name)
+    if point.intervals == "repeats":
+        return found
     each = [value for repeat in point.repeats if (value := getattr(repeat, name, None)) is not None]
     known = [end for end in (found.low, found.high) if end is not None]
     if found.value is None or len(each) < 2 or (not known and not _told(point, name)):
         return found
     return Figure(found.value, min(found.value, *known, *each), max(found.value, *known, *each))
+
+
+def made_of(point: Point, repeats: int) -> str:
+    """What the intervals of a curve know."""
+    if point.intervals == "repeats":
+        return (f", each end the farther one of blocks of requests and of Student's t over {repeats} rounds and over "
+                "the early, the middle and the late part of the run")  # fmt: skip
+    if repeats > 1:
+        return f" over blocks of requests, widened to the range of the {repeats} repeats"
+    return " over blocks of requests of one round, which knows nothing of a machine that changes"
+
+
+def largest(point: Point) -> Figure | None:
+    """The largest rate that keeps the objective; None where none was looked for. Of one search its interval is from the
+    rate that held to the lowest above it that did not, if the search came to its end."""
+    found = point.rates
+    if found is None or found.cut or found.first_failed is None:
+        return None if found is None else Figure(found.largest)
+    if found.low is not None and found.high is not None:
+        return Figure(found.largest, found.low, found.high)
+    return Figure(found.largest, found.largest, found.first_failed)
 
 
 def seen_by_law(point: Point) -> tuple[float | None, Figure]:

@@ -16,6 +16,7 @@ from corella_edge_runtime.bench.results.points import Latency
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 BEYOND = 10  # requests that must lie beyond a percentile before it is more than the luck of a few
 BLOCKS = 20  # stretches of a run that are drawn as wholes: neighbours in time hang together
+PARTS = 3  # of a run, early, middle and late, that are also compared: a slow change hardly shows from repeat to repeat
 DRAWS = 400
 _NORMAL_95 = 1.959964
 
@@ -32,22 +33,54 @@ def needed(name: str) -> int:
     return math.ceil(BEYOND / (1.0 - PERCENTILES[name]) - 1e-9)
 
 
-def latency(seconds: Floats, histogram: Histogram, seed: int = 0) -> Latency:
-    """Percentiles of latencies float64 [n] in seconds, in the order of time, and of their histogram.
+def latency(repeats: Sequence[Floats], histogram: Histogram, seed: int = 0) -> Latency:
+    """Percentiles of latencies in seconds and of their histogram.
 
-    The intervals come of drawing whole stretches of neighbouring requests (a block bootstrap). The highest value has
-    none, and neither has a percentile that the requests do not support.
+    The interval is the wider at each end of two: of drawing whole stretches of neighbouring requests (a block
+    bootstrap), which knows the luck of the requests, and of what the repeats came to (`between`), which knows a
+    machine that changes. The highest value has none, and neither has a percentile that the requests do not support.
+
+    Args:
+        repeats: float64 [n] each, in the order of time.
     """
+    given = [one for one in repeats if len(one)]
+    seconds = np.concatenate(given) if given else np.zeros(0)
     told = supported(len(seconds))
-    drawn = _drawn(seconds, seed) if len(seconds) else np.empty((0, len(PERCENTILES) + 1))
     values = [*(histogram.quantile(q) for q in PERCENTILES.values()), histogram.mean]
-    found = {}
-    for column, (name, value) in enumerate(zip([*PERCENTILES, "mean"], values, strict=True)):
-        known = len(drawn) and (name in told or name == "mean")
-        low, high = np.percentile(drawn[:, column], [2.5, 97.5]).tolist() if known else (None, None)
-        found[name] = figure(value, low, high, 1000.0)
+    found = {name: figure(value, scale=1000.0) for name, value in zip([*PERCENTILES, "mean"], values, strict=True)}
+    if given:
+        drawn, each = _drawn(seconds, seed), np.array([_summary(one) for one in given])
+        for column, name in enumerate(found):
+            if name in told or name == "mean":
+                found[name] = _interval(values[column], drawn[:, column], each[:, column])
     return Latency(**found, max=figure(histogram.high / 1e9 if histogram.counts else None, scale=1000.0),
                    supported=told)  # fmt: skip
+
+
+def _interval(value: float, drawn: Floats, each: Floats) -> Figure:
+    """Milliseconds of a value in seconds, of its draws and of what each repeat came to."""
+    low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
+    factor = between(each)
+    return figure(value, min(low, value / factor), max(high, value * factor), 1000.0)
+
+
+def between(each: Floats) -> float:
+    """By which factor the mean of repeats, float64 [n] above 0 in the order of time, may be off at 95 %: Student's t on
+    their logarithms. 1 for fewer than two.
+
+    Repeats of a machine that changes slowly are alike where they are neighbours, and the t of all of them would count
+    one state of the machine several times. So it is also taken of the means of `PARTS` parts of the run (Ibragimov and
+    Müller, doi 10.1198/jbes.2009.08046), and the wider one holds.
+    """
+    logs = np.log(np.maximum(each, 1e-12))
+    parts = np.array([part.mean() for part in np.array_split(logs, PARTS)]) if len(logs) >= 2 * PARTS else logs
+    return math.exp(max(_half(logs), _half(parts)))
+
+
+def _half(values: Floats) -> float:
+    if len(values) < 2:
+        return 0.0
+    return student(0.975, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def _drawn(seconds: Floats, seed: int) -> Floats:
@@ -57,16 +90,14 @@ def _drawn(seconds: Floats, seed: int) -> Floats:
     found = np.empty((DRAWS, len(PERCENTILES) + 1))
     for row in range(DRAWS):
         values = np.concatenate([blocks[i] for i in rng.integers(len(blocks), size=len(blocks)).tolist()])
-        found[row, :-1] = _quantiles(values)
-        found[row, -1] = values.mean()
+        found[row] = _summary(values)
     return found
 
 
-def _quantiles(values: Floats) -> Floats:
-    """The values at rank ⌈q · n⌉, as the histogram takes them."""
+def _summary(values: Floats) -> list[float]:
+    """The values at rank ⌈q · n⌉, as the histogram takes them, and the mean."""
     ranks = [rank(q, len(values)) - 1 for q in PERCENTILES.values()]
-    found: Floats = np.partition(values, sorted(set(ranks)))[ranks]
-    return found
+    return [*np.partition(values, sorted(set(ranks)))[ranks].tolist(), float(values.mean())]
 
 
 def figure(value: float | None, low: float | None = None, high: float | None = None, scale: float = 1.0) -> Figure:
@@ -75,15 +106,14 @@ def figure(value: float | None, low: float | None = None, high: float | None = N
 
 
 def mean_of(values: Sequence[float] | Floats) -> Figure:
-    """Geometric mean of independent repeats of a rate, and its interval by Student's t on their logarithms, which no
-    end of can be below 0; no interval of fewer than two. Where one of them is 0 there is no logarithm: their mean, from
-    the lowest to the highest."""
+    """Geometric mean of repeats of a rate in the order of time, and its interval (`between`), which no end of can be
+    below 0; no interval of fewer than two. Where one of them is 0 there is no logarithm: their mean, from the lowest to
+    the highest."""
     given = np.asarray(values, np.float64)
     if len(given) < 2 or not (given > 0.0).all():
         return figure(float(given.mean()), *(_ends(given) if len(given) > 1 else ())) if len(given) else Figure()
-    logs = np.log(given)
-    half = student(0.975, len(given) - 1) * float(logs.std(ddof=1)) / math.sqrt(len(given))
-    return figure(*np.exp(logs.mean() + np.array([0.0, -half, half])).tolist())
+    mean, factor = float(np.exp(np.log(given).mean())), between(given)
+    return figure(mean, mean / factor, mean * factor)
 
 
 def _ends(given: Floats) -> tuple[float, float]:

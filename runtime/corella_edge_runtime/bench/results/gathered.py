@@ -13,7 +13,7 @@ from corella_edge_runtime.bench.results import figures
 from corella_edge_runtime.bench.results.circumstances import Noise
 from corella_edge_runtime.bench.results.figures import Floats, figure, mean_of, part, ratio_of
 from corella_edge_runtime.bench.results.histogram import Histogram, at_rank, counted, merged
-from corella_edge_runtime.bench.results.points import Energy, Law, Moment, Outcomes, Point, Repeat, Stage
+from corella_edge_runtime.bench.results.points import Energy, Law, Moment, Outcomes, Point, Rates, Repeat, Stage
 from corella_edge_runtime.bench.results.seen import Slice
 
 STRETCHES = 10  # of each point, for the share over time
@@ -22,27 +22,29 @@ STRETCHES = 10  # of each point, for the share over time
 def point(slices: Sequence[Slice], ratio: float | None, limit: float | None, why_no_energy: str, law: Law) -> Point:
     """The point of a spot. `limit`: seconds that a request may take to count as good, None = no objective."""
     spot, seconds = slices[0].spot, np.concatenate([one.latency for one in slices])
+    ended = [_answered(one) for one in slices]
     answered = np.isfinite(seconds)
     candidates, routed = (column(slices, name) for name in ("candidates", "routed"))
-    histogram = merged(counted(_answered(one)) for one in slices)
+    histogram = merged(map(counted, ended))
     return Point(
         scenario=spot.scenario, threshold=spot.threshold, ratio=ratio, routing=spot.routing, users=spot.users,
         workers=spot.workers, share=ratio_of(routed, candidates),
         touched=part(int((routed[answered] > 0).sum()), int(answered.sum())),
-        latency=figures.latency(seconds[answered], histogram), histogram=histogram,
+        latency=figures.latency(ended, histogram), histogram=histogram,
         unrouted=counted(seconds[answered & (routed == 0)]),
-        requests_per_s=mean_of([len(_answered(one)) / one.wall for one in slices]),
+        requests_per_s=mean_of([len(took) / one.wall for took, one in zip(ended, slices, strict=True)]),
         candidates_per_s=mean_of([sum(one.candidates) / one.wall for one in slices]),
         goodput=None if limit is None else mean_of([good(one, limit) for one in slices]),
         outcomes=outcomes(slices, limit), law=law, noise=noise([one.noise for one in slices]),
         energy=energy(slices, why_no_energy), candidates=float(candidates.mean()) if len(seconds) else 0.0,
         seconds=sum(one.wall for one in slices), rate=_rate(slices),
-        rates=next((one.rates for one in slices if one.rates is not None), None), stages=stages(slices),
+        rates=searched([one.rates for one in slices if one.rates is not None]), stages=stages(slices),
         tokens_evaluated=float(column(slices, "evaluated").mean()) if len(seconds) else 0.0,
         tokens_reused=float(column(slices, "reused").mean()) if len(seconds) else 0.0,
         llm_ms_per_thousand=llm_time(slices),
         memory_bytes=max((one.memory for one in slices if one.memory is not None), default=None),
         over_time=over_time(slices), repeats=tuple(map(repeat, slices)),
+        intervals="repeats" if len(slices) > 1 else "blocks",
     )  # fmt: skip
 
 
@@ -59,6 +61,21 @@ def _answered(one: Slice) -> Floats:
 def _rate(slices: Sequence[Slice]) -> float | None:
     rates = [one.rate for one in slices if one.rate is not None]
     return float(np.mean(rates)) if rates else None
+
+
+def searched(found: Sequence[Rates]) -> Rates | None:
+    """What the repeats of a search came to together: each of them is on the grid, their mean need not be."""
+    if len(found) < 2 or not all(one.first_failed for one in found):
+        return found[0] if found else None
+    held, failed = mean_of([one.largest for one in found]), mean_of([one.first_failed or 0.0 for one in found])
+    return Rates(
+        largest=held.value or 0.0,
+        first_failed=failed.value,
+        low=held.low,
+        high=failed.high,
+        tries=tuple(one for rates in found for one in rates.tries),
+        cut=any(one.cut for one in found),
+    )
 
 
 def good(one: Slice, limit: float) -> float:

@@ -5,6 +5,8 @@ Times are milliseconds unless a name says otherwise, shares are from 0 to 1, `No
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from corella_edge_runtime.bench.results.circumstances import Figure, Noise, Routing, Scenario, Users
@@ -12,7 +14,7 @@ from corella_edge_runtime.bench.results.histogram import Histogram
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """Of requests; each with an interval over blocks of them (Server: from the scheduled moment).
+    """Of requests (Server: from the scheduled moment), each with an interval; see `Point.intervals`.
 
     Attributes:
         supported: names of the percentiles that have enough requests beyond them to be trusted.
@@ -109,7 +111,9 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     A rate at which more than 1 % of the routed candidates find the LLM too busy is not kept.
 
     Attributes:
-        first_failed: the lowest rate above it that did not hold: the truth lies between.
+        largest: of one slice a rate of the grid; of a point the geometric mean of what its repeats found.
+        first_failed: the lowest rate above it that did not hold: the truth lies between. Of a point the mean again.
+        low, high: 95 % interval over the repeats, with what lies between the two rates in it; None of one repeat.
         cut: the time was up before the search came to its end.
     """
 
@@ -117,6 +121,8 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     first_failed: float | None
     tries: tuple[Try, ...] = ()
     cut: bool = False
+    low: float | None = None
+    high: float | None = None
 
 
 class Law(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +159,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
         memory_bytes: greatest resident memory of the process and its children up to the end of this point; over HTTP
             the server's own at the end of it, without its LLM process.
         workers: processes that shared the work, Offline.
+        intervals: what they are made of: `repeats`, each end the farther one of blocks of requests and of Student's t
+            over the repeats; `blocks` of requests alone, where there is one repeat, and in files of earlier versions.
     """
 
     scenario: Scenario
@@ -184,6 +192,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     over_time: tuple[Moment, ...] = ()
     repeats: tuple[Repeat, ...] = ()
     workers: int = 1
+    intervals: Literal["blocks", "repeats"] = "blocks"
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:

@@ -62,11 +62,12 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
         at: seconds from its beginning at which each was due.
         seconds: latency of each; None = no answer.
         stages: seconds of each by name; None where a request did not pass the stage.
-        wall: seconds from the first moment to the last answer.
+        wall: seconds from the first moment to the last answer; of several processes, what the requests take at the
+            rate of all of them at work.
         llm_seconds: the LLM at work meanwhile; None where nobody tells.
         joules: of the whole CPU meanwhile; None where it cannot be read.
         memory: bytes; see `points.Point`.
-        rate, rates: see `points.Point`.
+        rate: requests a second that were sent, Server only; rates: what this repeat's search for the largest one found.
     """
 
     spot: Spot

@@ -291,6 +291,38 @@ def test_a_search_that_found_no_rate_says_so(measured: Result) -> None:
     )
 
 
+def test_the_largest_rate_of_several_rounds_has_an_interval(measured: Result) -> None:
+    def searched(point: Point) -> Point:
+        rates = Rates(largest=12.0, first_failed=15.0, low=0.0 if point.ratio else 10.0, high=18.0)
+        return point if point.rates is None else replace(point, rates=rates)
+
+    rounds = replace(measured, points=tuple(map(searched, measured.points)))
+    (server,) = [section for section in sections(rounds) if section.title.startswith("Server")]
+    assert {row[2] for row in server.rows} == {"12.0 [10.0, 18.0]", "12.0 [0, 18.0]"}
+    found = shown.points(rounds, "server", "new")
+    assert shown.largest(found[0]) == Figure(12.0, 10.0, 18.0)
+    ElementTree.fromstring(curves.rates(found, "p99=30ms"))
+    old = shown.points(measured, "server", "new")[0]  # of one search
+    assert shown.largest(old) == Figure(80.0, 80.0, 84.0)
+    assert shown.largest(replace(old, rates=replace(old.rates, cut=True))) == Figure(80.0)
+    assert shown.largest(replace(old, rates=None)) is None
+
+
+def test_the_report_says_what_its_intervals_are_made_of(measured: Result) -> None:
+    def words(**changes: Any) -> str:
+        changed = replace(measured, points=tuple(replace(point, **changes) for point in measured.points))
+        return next(said for one in sections(changed) for said in one.said if "95 % interval" in said)
+
+    assert "widened to the range of the 3 repeats" in words()
+    assert "Student's t over 3 rounds and over the early, the middle and the late part" in words(intervals="repeats")
+    assert "of one round, which knows nothing" in words(repeats=measured.points[0].repeats[:1])
+
+
+def test_an_interval_of_repeats_is_shown_as_it_is(measured: Result) -> None:
+    point = replace(measured.points[0], intervals="repeats")
+    assert shown.spread(point, "p50") == point.latency.p50
+
+
 def test_a_gain_that_may_be_none_is_called_so(measured: Result) -> None:
     def notes(low: float) -> list[str]:
         gains = {"auc": Figure(0.01, low, 0.02)}

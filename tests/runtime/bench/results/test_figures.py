@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge_runtime.bench.results.figures import (
+    PARTS,
     PERCENTILES,
+    between,
     figure,
     latency,
     mean_of,
@@ -35,7 +37,7 @@ def test_what_percentiles_take() -> None:
 
 def test_latency_of_known_times() -> None:
     seconds = np.arange(1, 1001) / 1000.0
-    found = latency(seconds, counted(seconds))
+    found = latency([seconds], counted(seconds))
     assert found.p50.value == pytest.approx(500, rel=1e-3)
     assert found.p99.value == pytest.approx(990, rel=1e-3)
     assert found.max.value == 1000.0
@@ -49,12 +51,31 @@ def test_latency_of_known_times() -> None:
 def test_an_interval_knows_that_neighbours_hang_together() -> None:
     rng = np.random.default_rng(0)
     drifting = np.repeat(rng.lognormal(0.0, 0.5, 20), 50)
-    apart, together = (latency(values, counted(values)).p50 for values in (rng.permutation(drifting), drifting))
+    apart, together = (latency([values], counted(values)).p50 for values in (rng.permutation(drifting), drifting))
     assert together.high - together.low > 2 * (apart.high - apart.low)
 
 
+def test_an_interval_knows_that_repeats_differ() -> None:
+    rng = np.random.default_rng(0)
+    same = [rng.lognormal(0.0, 0.1, 100) for _ in range(12)]
+    other = [0.2 * rng.standard_normal() + one for one in same]
+    steady, drifting = (latency(each, counted(np.concatenate(each))).p50 for each in (same, other))
+    assert steady.high - steady.low < 100.0
+    assert drifting.high - drifting.low > 3 * (steady.high - steady.low)
+
+
+def test_neighbours_that_are_alike_count_as_one_state() -> None:
+    rng = np.random.default_rng(0)
+    slow = np.exp(np.repeat(rng.normal(0.0, 0.3, PARTS), 3))
+    assert between(slow) > between(rng.permutation(slow))
+    assert between(slow[:3]) == 1.0
+    assert between(slow[:1]) == between(np.ones(5)) == 1.0
+    few = np.array([1.0, 2.0])  # of two, the whole of Student's t
+    assert between(few) == pytest.approx(np.exp(12.7062 * np.log(2.0) / 2.0), rel=1e-3)
+
+
 def test_nothing_measured_is_no_figure() -> None:
-    found = latency(np.zeros(0), counted([]))
+    found = latency([np.zeros(0)], counted([]))
     assert (found.p50.value, found.mean.value, found.max.value) == (None, None, None)
     assert ratio_of(np.zeros(0), np.zeros(0)).value is None
     assert part(0, 0).value is None

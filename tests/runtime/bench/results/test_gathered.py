@@ -12,7 +12,7 @@ from corella_edge_runtime.bench.results import gathered, slo
 from corella_edge_runtime.bench.results.circumstances import Noise
 from corella_edge_runtime.bench.results.gathered import point
 from corella_edge_runtime.bench.results.histogram import at_rank, counted
-from corella_edge_runtime.bench.results.points import Law
+from corella_edge_runtime.bench.results.points import Law, Rates, Try
 from corella_edge_runtime.bench.results.seen import Meanwhile, Seen, Slice, Spot, sliced
 from known_machine import KnownMachine
 
@@ -87,6 +87,40 @@ def test_two_slices_hold_what_one_would() -> None:
     assert halves.share.value == whole.share.value
     assert halves.outcomes == whole.outcomes
     assert halves.latency.p90.value == whole.latency.p90.value
+
+
+def searched(largest: float, failed: float | None, cut: bool = False) -> Rates:
+    return Rates(largest=largest, first_failed=failed, tries=(Try(rate=largest, p99=1.0, held=True),), cut=cut)
+
+
+def test_the_largest_rate_is_the_mean_of_the_rounds_and_holds_what_lies_between() -> None:
+    assert gathered.searched([]) is None
+    once = searched(4.0, 5.0)
+    assert gathered.searched([once]) == once
+    found = gathered.searched([once, searched(5.0, 6.3), searched(4.0, 5.0)])
+    assert found is not None
+    assert found.largest == pytest.approx((4.0 * 5.0 * 4.0) ** (1 / 3))
+    assert found.low < 4.0
+    assert found.high > 6.3
+    assert len(found.tries) == 3
+    same = gathered.searched([once] * 12)
+    assert (same.largest, same.low, same.high) == pytest.approx((4.0, 4.0, 5.0))
+
+
+def test_a_round_in_which_no_rate_held_reaches_down_to_nothing() -> None:
+    found = gathered.searched([searched(4.0, 5.0), searched(0.0, 2.0, cut=True)])
+    assert found is not None
+    assert (found.low, found.cut) == (0.0, True)
+    unfinished = searched(4.0, None)
+    assert gathered.searched([unfinished, once_more := searched(4.0, 5.0)]) == unfinished != once_more
+
+
+def test_a_point_says_what_its_intervals_are_made_of() -> None:
+    slices = [sliced(SPOT, i, requests(), beside(wall=wall)) for i, wall in enumerate((1.0, 2.0, 1.5))]
+    assert point(slices[:1], 0.2, None, "", Law()).intervals == "blocks"
+    found = point(slices, 0.2, None, "", Law())
+    assert found.intervals == "repeats"
+    assert found.requests_per_s.high > 9.0 > 4.5 > found.requests_per_s.low
 
 
 def test_nobody_answered() -> None:
