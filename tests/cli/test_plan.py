@@ -135,7 +135,7 @@ def test_returning_users_are_taken_from_their_own_points(place: Path) -> None:
 @pytest.mark.slow
 def test_without_a_file_it_measures(place: Path) -> None:
     told = json.loads(
-        succeed("plan", place / "bundle", "--slo", "p99=1s", "--qps", "0.1", "--seconds", "12", "--json", *ONE).out
+        succeed("plan", place / "bundle", "--slo", "p99=1s", "--qps", "0.1", "--seconds", "24", "--json", *ONE).out
     )
     assert told["box"]["cold"]["crm"] > 0.0
     assert told["box"]["cold"]["prefix"] + told["box"]["cold"]["suffix"] > 0.0
