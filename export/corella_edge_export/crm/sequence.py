@@ -17,7 +17,8 @@ from corella_edge_export.crm.layers import in_parts, mlp
 from corella_edge_export.crm.recipe import CrmRecipe, SequenceRecipe
 
 NO_EVENTS = torch.empty(0)
-# Least scale of a model that learns the next item: its logits must order as its products do, and stay apart in float32.
+# Least scale of a model that learns the next item: its logits order as its products do, but for ties of products that
+# are nearer than about 1e-4.
 LEAST_SCALE = 1e-3
 
 

@@ -114,8 +114,8 @@ def load_tokenizer(folder: Path) -> Any:
         raise InputError(f"{folder}: its tokenizer cannot be read ({_first_line(error)})") from None
 
 
-def _settings_of(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
+def _settings_of(folder: Path, name: str = "tokenizer_config.json") -> dict[str, Any]:
+    path = folder / name
     found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     return found if isinstance(found, dict) else {}
 
@@ -124,9 +124,9 @@ def _describes_itself(folder: Path) -> bool:
     """Whether tokenizer.json alone is to be read: transformers 5 saved it, whose classes are others, or no file names
     a class; transformers would then guess one by the model, which may cut the text otherwise and add tokens."""
     settings = _settings_of(folder)
-    new = settings.get("tokenizer_class") == "TokenizersBackend" or "backend" in settings
-    unnamed = not (folder / "tokenizer_config.json").is_file()
-    return (new or unnamed) and (folder / "tokenizer.json").is_file()
+    named = settings.get("tokenizer_class") or _settings_of(folder, "config.json").get("tokenizer_class")
+    new = named == "TokenizersBackend" or "backend" in settings
+    return (new or not named) and (folder / "tokenizer.json").is_file()
 
 
 def _from_description(folder: Path) -> Any:
@@ -139,20 +139,11 @@ def _from_description(folder: Path) -> Any:
         if token is not None:
             special[f"{kind}_token"] = token["content"] if isinstance(token, dict) else token
     made = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
+    ids = {} if special else _settings_of(folder, "config.json")
     for kind in ("bos", "eos", "pad"):
-        number = _ids_of(folder).get(f"{kind}_token_id")
-        if f"{kind}_token" not in special and isinstance(number, int):
+        if isinstance(number := ids.get(f"{kind}_token_id"), int):
             setattr(made, f"{kind}_token", made.convert_ids_to_tokens(number))
     return made
-
-
-def _ids_of(folder: Path) -> dict[str, Any]:
-    """What the model's config.json says; {} where tokenizer_config.json names the special tokens."""
-    path = folder / "config.json"
-    if (folder / "tokenizer_config.json").is_file() or not path.is_file():
-        return {}
-    found = json.loads(path.read_text("utf-8"))
-    return found if isinstance(found, dict) else {}
 
 
 def _first_line(error: Exception) -> str:

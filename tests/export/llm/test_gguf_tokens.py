@@ -269,10 +269,15 @@ def test_pieces_of_a_gguf_are_joined_as_llama_cpp_joins_them(tmp_path: Path, fir
     assert [t for t in texts if again.tokenize(t) != opened.tokenize(t)] == []
 
 
-def test_a_folder_that_names_no_class_is_read_as_its_tokenizer_json_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [None, {"padding_side": "left"}])
+def test_a_folder_that_names_no_class_is_read_as_its_tokenizer_json_says(
+    tmp_path: Path, settings: dict[str, Any] | None
+) -> None:
     """transformers would take the class of Llama, which adds three tokens and cuts texts as SentencePiece does."""
     copy_tokenizer("smollm2", tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
+    if settings is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2}))
     read, described = load_tokenizer(tmp_path), Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert len(read) == described.get_vocab_size() == 49152
@@ -281,3 +286,10 @@ def test_a_folder_that_names_no_class_is_read_as_its_tokenizer_json_says(tmp_pat
                for text in TEXTS)  # fmt: skip
     read.save_pretrained(tmp_path / "saved")
     assert load_tokenizer(tmp_path / "saved").eos_token == "<|im_end|>"
+
+
+def test_a_class_that_config_json_names_is_taken(tmp_path: Path) -> None:
+    copy_tokenizer("smollm2", tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "tokenizer_class": "GPT2Tokenizer"}))
+    assert type(load_tokenizer(tmp_path)).__name__ == "GPT2TokenizerFast"
