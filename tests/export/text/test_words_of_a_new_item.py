@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -21,6 +22,7 @@ from corella_edge.cli import cli  # noqa: E402
 from corella_edge.errors import BundleError, MissingExtraError  # noqa: E402
 from corella_edge.features.vectors import as_float16, as_float32, item_text  # noqa: E402
 from corella_edge.request import Candidate, Event, Request, User  # noqa: E402
+from corella_edge.request_json import request_json  # noqa: E402
 from corella_edge_export.bundling.write import ExportOptions, export  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.text import to_onnx  # noqa: E402
@@ -35,6 +37,7 @@ from corella_edge_runtime.site.catalog_change import change  # noqa: E402
 from corella_edge_runtime.site.catalog_update import Update  # noqa: E402
 from corella_edge_runtime.text import TextModel  # noqa: E402
 from encoders import WIDTH, make_encoder  # noqa: E402
+from sessions import serving, start, succeed  # noqa: E402
 from tiny_run import recipe  # noqa: E402
 
 NEW = {"title": "A cup of tea"}
@@ -100,6 +103,19 @@ def test_a_new_item_is_scored_by_its_words_as_torch_does(bundle: Bundle, run: Ru
         expected = torch.sigmoid(run.crm()(tensors({**feed, "item_text": vector})).double()).numpy()
     np.testing.assert_allclose(answer.crm[:1], expected, atol=1e-4)
     assert abs(answer.crm[0] - answer.crm[1]) > 1e-6
+
+
+def test_http_score_and_engine_say_the_same_of_a_typed_in_item(bundle: Bundle, user: User, tmp_path: Path) -> None:
+    body = request_json(Request(user, [Candidate("new", NEW), Candidate("other", {"title": "A lamp"})]))
+    own, other = scores(bundle.root, user, Candidate("new", NEW), Candidate("other", {"title": "A lamp"}))
+    assert own != other
+    (tmp_path / "asked.jsonl").write_text(json.dumps(body) + "\n")
+    succeed("score", bundle.root, tmp_path / "asked.jsonl", "--out", tmp_path / "scored.jsonl", "--no-llm")
+    with serving(start("serve", bundle.root, "--port", "0", "--no-llm")) as server:
+        served = httpx.post(f"{server.url}/v1/rank", json=body, timeout=60).json()
+    for answer in (served, json.loads((tmp_path / "scored.jsonl").read_text())):
+        found = {one["item"]: one["crm"] for one in answer["candidates"]}
+        assert found == {"new": pytest.approx(own, abs=1e-12), "other": pytest.approx(other, abs=1e-12)}
 
 
 def _by_torch(model: Any, tokenizer: Any) -> Any:
