@@ -56,7 +56,7 @@ def test_a_refusal_is_kept_in_place_of_figures_and_told(tmp_path: Path, monkeypa
     import routing_page
 
     found = run(monkeypatch, labelled_log(20, 6, 4), tmp_path, "few", "--risks", "0.000001")
-    assert "it takes 20 users with a positive row" in found["fitted"]["refused"]
+    assert found["fitted"]["refused"].startswith("too few rows: the earlier part, which is fitted on, has 60 rows")
     assert found["same_answer"] is None
     run(monkeypatch, labelled_log(600, 8, 150), tmp_path, "many", "--gain", "0.05", "--risks", "0.3")
     told = "\n".join(routing_page.lines(tmp_path))

@@ -26,7 +26,9 @@ def test_answers_in_order(corella, bundle, requests, tmp_path):
     out = tmp_path / "scores.jsonl"
     done = corella("score", bundle, requests, "--out", out, "--threshold", "ratio:0.3", "--llm-threads", 1)
     assert (done.code, done.out) == (0, "")
-    assert done.err.startswith("threshold ratio:0.3: the LLM is asked about 30.00% of the calibration rows (72 of 240)")
+    assert done.err.startswith(
+        "threshold ratio:0.3: the LLM is asked about 30.00% of the calibration rows (about 72 of 240)"
+    )
     assert "\nscored 30 requests, 90 candidates in " in done.err
     with Engine.open(bundle, threshold="ratio:0.3", llm_threads=1) as engine:
         expected = [answer(r, engine.rank(r), engine.name) for r in map(parse_request, lines(requests))]

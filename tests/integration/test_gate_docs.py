@@ -11,7 +11,7 @@ import pytest
 
 from bundles import make_bundle
 from corella_edge.routing.decision import BINS
-from corella_edge.routing.gate import INPUTS
+from corella_edge.routing.gate import MADE
 from corella_edge.routing.gate_fit import ENOUGH_ROWS, ENOUGH_USERS, SHARES
 from corella_edge_runtime.calibrate import log
 from logs import uneven_log
@@ -47,7 +47,7 @@ def test_a_command_of_the_page_runs(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_page_names_every_input_and_figure() -> None:
     named = set(re.findall(r"`input\.(\w+)`", GATE))
-    assert named == set(INPUTS)
+    assert named == set(MADE)
     assert f"takes {ENOUGH_ROWS} asked rows of {ENOUGH_USERS} users" in " ".join(GATE.split())
     assert f"at {', '.join(f'{100 * s:g}' for s in SHARES[:-1])} and {100 * SHARES[-1]:g} %" in GATE
     assert BINS == 10

@@ -135,5 +135,5 @@ def test_a_band_keeps_the_wanted_part_of_its_share_from_its_middle(factor: float
 @given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=60), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
 def test_the_share_of_a_band_is_counted_on_the_probabilities(values: list[float], low: float, high: float) -> None:
     p, band = np.sort(values), Band(min(low, high), max(low, high))
-    found = Routing(probabilities=p).share(Policy(band, 0.0))
+    found = Routing(probabilities=p, rows=len(p)).share(Policy(band, 0.0))
     assert found == pytest.approx(np.mean((p >= band.low) & (p <= band.high)))

@@ -50,6 +50,7 @@ def test_serves_until_sigterm(bundle):
         address = next(line for line in lines if line.startswith("corella-edge: listening on ")).split()[-1]
         assert process.stderr.readline() == "corella-edge: warning: no LLM: this is a fake\n"
         assert process.stderr.readline().startswith("corella-edge: fake@1 is ready after ")
+        assert process.stderr.readline() == "threshold ratio:0.05\n"
         assert httpx.post(address + "/v1/rank", content=b'{"user":{"id":"secret"}}').status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.communicate(timeout=20) == ("", "")
