@@ -17,7 +17,7 @@ from corella_edge_runtime.document import Section, as_html, as_markdown, documen
 Json = dict[str, Any]
 FILES = {"report.html": "the report with plots", "report.md": "the same as text", "report.json": "every figure"}
 NONE = "-"
-OLD_GAINS = "Gains are over the base model behind the fusion's maps, as this report of an earlier release has them."
+OLD_GAINS = "Gains are over the base model behind the fusion's maps, as this report of an earlier version has them."
 VERDICTS = {
     "monotone": "rises with the measure: the measure orders it",
     "in part": "rises with the measure, but falls in between by more than chance",
