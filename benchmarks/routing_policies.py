@@ -89,7 +89,7 @@ def versus(parts: Parts, rule: Fusion, shares: Sequence[float], rng: np.random.G
         for name, found in figures.items():
             yield {
                 "share": share, "measure": name, "rows": int(routed[name].sum()), **shown(found),
-                "over_crm": gains(found, judge(alone)), "over_entropy": gains(found, figures[ENTROPY]),
+                "over_crm": gains(found, judge(held.crm)), "over_entropy": gains(found, figures[ENTROPY]),
                 "order": order(values[name], helped, judge.bootstrap, weight=weight).verdict,
             }  # fmt: skip
 

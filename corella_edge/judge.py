@@ -123,6 +123,12 @@ def better(gain: Json) -> bool:
     return (low is not None and low > 0.0) or (high is not None and high < 0.0)
 
 
+def worse_order(gain: Json) -> list[str]:
+    """Of AUC and NDCG@10 those whose gain's interval (`gains`), where there is one, lies below 0."""
+    highs = {name: gain[name]["high"] for name in ("auc", NDCG) if name in gain}
+    return [name for name, high in highs.items() if high is not None and high < 0.0]
+
+
 def percents(figures: Figures, other: Figures) -> Json:
     """Each metric's gain in percent of the other's, with the interval of the paired ratio."""
     return {name: interval(sampled.percent(other[name])) for name, sampled in figures.items()}

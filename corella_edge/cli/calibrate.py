@@ -161,7 +161,7 @@ def _cost(bundle: Path) -> AskCost | None:
 
 
 def _tell(label: str, result: dict[str, Any], out: Path, folder: Path, json: bool) -> None:
-    from corella_edge.judge import better
+    from corella_edge.judge import better, worse_order
     from corella_edge.routing.calibrated import asks
     from corella_edge_runtime.calibrate.report import summary
 
@@ -173,5 +173,6 @@ def _tell(label: str, result: dict[str, Any], out: Path, folder: Path, json: boo
         click.echo("\n".join(summary(result)))
         click.echo(f"{folder}: report.html, report.md, report.json")
         click.echo(f"{out}: {label}")
-    if better(result["policy"]["over_crm"]) or not asks(result["policy"]):
+    gain = result["policy"]["over_crm"]
+    if (better(gain) or not asks(result["policy"])) and not worse_order(gain):
         talk.then("deploy", "push", "SITE", out, "--canary", "0.1")

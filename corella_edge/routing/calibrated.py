@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import InputError
-from corella_edge.judge import Json, better, gains, shown
+from corella_edge.judge import NDCG, Json, better, gains, shown, worse_order
 from corella_edge.metrics import Sampled, row_loss
 from corella_edge.routing.curve import Cost, HeldOut, curve, cut, knee, point, won
 from corella_edge.routing.decision import Reach
@@ -22,6 +22,7 @@ from corella_edge.routing.decision_curve import in_report
 from corella_edge.routing.fit import BASE, LEAST_SHARE, check_enough, choose, fit_fusion, fitting, is_new, without_llm
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows
+from corella_edge.routing.maps import PLAIN
 from corella_edge.routing.measure import BY_ENTROPY, Measure, entropy
 from corella_edge.routing.order import order
 from corella_edge.routing.parts import Enough, Parts, by_time, check_apart, enough, moment, traps, unequal
@@ -29,7 +30,8 @@ from corella_edge.routing.policy import RATIOS, Calibration, Policy, probability
 from corella_edge.routing.promised import Promise, promised, realised
 from corella_edge.routing.routing_file import CALIBRATED_ON, calibration_json, finite
 
-FORMAT = 1
+FORMAT = 2  # in 1, `over_crm` is over the base model behind the maps
+NAMES = {"auc": "AUC", NDCG: "NDCG@10"}
 BEST, KEEP = "best", "keep"  # fusions: that of the lowest log-loss, that of the bundle
 KEPT = ("parts", "measure", "wanted", "knee", "share", "power", "policy", "by_llm", "apgr", "warnings", "promise",
         "gate")  # fmt: skip
@@ -118,7 +120,8 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
         "promise": told or None, "reach": None if reach is None else reach.to_json(),
         "top": in_report(parts.held, held.values, wanted.fusion, _thresholds(fit, wanted), reach, wanted.cost,
                          wanted.draws),
-        "warnings": [*_doubts(wanted, bend, parts.fit, judged["policy"], by_llm), *traps(parts, held.values)],
+        "warnings": [*_doubts(wanted, bend, parts.fit, judged["policy"], by_llm), *_of_order(judged),
+                     *traps(parts, held.values)],
     }  # fmt: skip
     return Calibrated(share, threshold, parts, fit.values, result)
 
@@ -157,11 +160,14 @@ def _promised(promise: Promise, wanted: Wanted, parts: Parts, held: HeldOut, sha
 
 def _by_llm(held: HeldOut, threshold: float, wanted: Wanted) -> Json | None:
     """What the LLM's answers bring of the policy's gain: paired with the same fusion, fitted and applied to the same
-    rows without them. None for a rule that weighs nothing, where that is all of it."""
-    if wanted.mute is None:
+    rows without them; with the mapped base model for a rule that weighs nothing, and without maps None, where that is
+    all of it."""
+    rule, chosen = wanted.fusion, held.chosen(threshold)
+    if wanted.mute is None and (rule.maps is PLAIN or rule.rule == "stack"):
         return None
-    other, chosen = HeldOut(held.rows, held.values, wanted.mute, wanted.draws), held.chosen(threshold)
-    return gains(held.judge(held.answer(chosen)), held.judge(other.answer(chosen)))
+    other = held if wanted.mute is None else HeldOut(held.rows, held.values, wanted.mute, wanted.draws)
+    without = held.alone if wanted.mute is None else other.answer(chosen)
+    return gains(held.judge(held.answer(chosen)), held.judge(without))
 
 
 def _reach(rows: LabelledRows, wanted: Wanted) -> Reach | None:
@@ -224,7 +230,7 @@ def _enough(held: HeldOut, threshold: float, wanted: Wanted) -> Enough | None:
         chosen = held.chosen(-math.inf)
     difference = None
     if not unheard(held.judged, wanted.fusion) and not np.array_equal(held.answer(chosen), held.alone):
-        figures, crm = held.judge(held.answer(chosen))["auc"], held.judge(held.alone)["auc"]
+        figures, crm = held.judge(held.answer(chosen))["auc"], held.base["auc"]
         difference = Sampled(figures.value - crm.value, figures.draws - crm.draws)
     found = enough(held.judged, difference, wanted.gain)
     if not found.holds:
@@ -249,9 +255,10 @@ def _judged(fit: HeldOut, held: HeldOut, threshold: float, wanted: Wanted) -> Js
     bootstrap, values = held.judge.bootstrap, held.judged_values
     worths = {"gain": np.where(known, held.helped, 0.0), "errors": row_loss(crm, held.judged.label)}
     return {
-        "models": {"crm": shown(held.judge(crm)), "llm": shown(held.judge(np.where(known, held.judged.llm, crm)))},
+        "models": {"crm": shown(held.base), "llm": shown(held.judge(np.where(known, held.judged.llm, crm)))},
         "curve": curve(held, thresholds, wanted.cost),
         "policy": point(held, threshold, wanted.cost),
+        "maps_over_crm": gains(held.judge(held.mapped(held.chosen(threshold))), held.base),
         "apgr": won(held, [*thresholds.values()]),
         "order": {name: order(values, worth, bootstrap, weight=held.weight).to_json()
                   for name, worth in worths.items()},
@@ -289,8 +296,23 @@ def _of_gain(
                "better by more than chance; ask about nothing (--share 0), collect more rows, or train a better "
                "LLM")  # fmt: skip
     elif by_llm is not None and not better(by_llm):
-        yield ("what the policy gains is not shown to come from the LLM: the same fusion, fitted without its "
-               "answers, gains as much")  # fmt: skip
+        yield ("what the policy gains is not shown to come from the LLM: the same fusion without its answers "
+               "gains as much")  # fmt: skip
+
+
+def _of_order(judged: Json) -> Iterator[str]:
+    """Whether the scores order candidates worse than the bundle's did before, and whether the maps alone do; where
+    nothing is asked, both are one."""
+    policy = judged["policy"]["over_crm"] if asks(judged["policy"]) else {}
+    for gain, what, do in (
+        (judged["maps_over_crm"], "the base model's scores behind the fusion's maps order",
+         "take a fusion without maps (--fusion blend, stack or replace)"),
+        (policy, "the policy's scores order", "keep the bundle as it is, or take another fusion"),
+    ):  # fmt: skip
+        if worse := worse_order(gain):
+            figures = " and ".join(f"{NAMES[name]} {gain[name]['value']:+.4f}" for name in worse)
+            yield (f"on the later rows {what} the candidates worse than the base model's own scores do, by more than "
+                   f"chance ({figures}): {do}")  # fmt: skip
 
 
 def asks(policy: Json) -> bool:

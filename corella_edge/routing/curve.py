@@ -100,6 +100,15 @@ class HeldOut:
         return self.rule.alone(self.judged.crm)
 
     @cached_property
+    def base(self) -> Figures:
+        """Of the base model's own scores, before any map: what every gain over the base model is over."""
+        return self.judge(self.judged.crm)
+
+    def mapped(self, chosen: Mask) -> Floats:
+        """float64 [m]: the base model's scores behind the maps, those of the chosen rows as they enter the rule."""
+        return np.where(chosen, self.rule.maps.crm(self.judged.crm), self.alone)
+
+    @cached_property
     def helped(self) -> Floats:
         """float64 [m]: log-loss of the base model less that of the answer if routed, nats."""
         return row_loss(self.alone, self.judged.label) - row_loss(self.routed, self.judged.label)
@@ -134,7 +143,7 @@ def point(held: HeldOut, threshold: float, cost: Cost | None = None) -> Json:
     `cost` gives milliseconds of so many asked candidates in so many touched requests.
     """
     chosen = held.chosen(threshold)
-    figures, crm = held.judge(held.answer(chosen)), held.judge(held.alone)
+    figures = held.judge(held.answer(chosen))
     asked, touched = held.work(threshold)
     mass = held.mass(chosen)
     best = held.judge.points(held.answer(oracle(held, mass)))
@@ -146,7 +155,7 @@ def point(held: HeldOut, threshold: float, cost: Cost | None = None) -> Json:
         "requests_touched": touched,
         "llm_ms": None if cost is None else cost(asked, touched),
         **shown(figures),
-        "over_crm": gains(figures, crm),
+        "over_crm": gains(figures, held.base),
         "random": at_random(held, mass),
         "oracle": {name: number(value) for name, value in best.items()},
     }  # fmt: skip
@@ -188,7 +197,8 @@ def curve(held: HeldOut, thresholds: Mapping[float, float], cost: Cost | None = 
 
 
 def won(held: HeldOut, thresholds: Sequence[float]) -> Json:
-    """APGR by metric: the mean over shares of (routed - base) / (LLM - base), with its interval over users.
+    """APGR by metric: the mean over shares of (routed - base) / (LLM - base), with its interval over users. Base:
+    asking about nothing, behind the same maps.
 
     The integral over the realised share is by trapezoids between the thresholds, which must fall from never (inf) to
     always. Routing at random reaches about 0.5. Where the LLM, asked about everything, is not better than the base

@@ -3,7 +3,7 @@
 Rows near the boundary are the ones a rule is for, but a request may bring any threshold: maps and weights are fitted on
 the rows that the policy routes, on no fewer than the `LEAST_SHARE` that its measure puts first, and if those are fewer
 than `ENOUGH`, on all that the LLM has answered. Rows about which it was asked by chance count by the inverse of that
-chance. Where the base model stands alone, its map is fitted on all rows.
+chance. Where the base model stands alone, its map is fitted on all rows and ties no candidates.
 
 Weights of their own for new items, and with them for known ones, are fitted on either's part of those rows, or on all
 of its rows that the LLM has answered if those are fewer than `ENOUGH`.
@@ -196,7 +196,16 @@ def usable(rows: LabelledRows) -> tuple[str, ...]:
 def fit_fusion(rows: LabelledRows, fitted: Mask, rule: str, kind: str) -> Fusion:
     """A rule of `rules` behind maps of a kind, fitted on the rows bool [n], which need an answer of the LLM."""
     maps = PLAIN if kind == "none" else fit_maps(rows, fitted, kind)
-    return _rule(rows, fitted, rule, maps, usable(rows))
+    return _settled(_rule(rows, fitted, rule, maps, usable(rows)))
+
+
+def _settled(rule: Fusion) -> Fusion:
+    """A rule that hears nothing but the base model's score gives routed rows what the others have: no second map of
+    the same score changes the order."""
+    if not rule.deaf or rule.beside:
+        return rule
+    maps = rule.maps if rule.maps is PLAIN else replace(rule.maps, crm=rule.maps.alone)
+    return Fusion("stack", (0.0, 1.0, 0.0), maps)
 
 
 def without_llm(rows: LabelledRows, fitted: Mask, rule: Fusion) -> Fusion | None:
@@ -204,6 +213,8 @@ def without_llm(rows: LabelledRows, fitted: Mask, rule: Fusion) -> Fusion | None
     base model's score, and inputs, brings without it. None for a rule that weighs nothing."""
     if rule.rule != "stack" or not fitted.any():
         return None
+    if rule.deaf:
+        return rule
     mute = replace(rows, llm=np.where(rows.known, 0.5, np.nan))
     name = WITH_INPUTS if rule.beside else "stack" if rule.new_items is None else NEW_APART
     return _rule(mute, fitted, name, rule.maps, rule.needs)
@@ -246,7 +257,7 @@ def _predictions(rows: LabelledRows, policy: Policy, held: LabelledRows | None) 
         for rule in names:
             p = np.empty(len(judged))
             for (train, fitted, test, at), of in zip(fits, maps, strict=True):
-                made = _rule(train, fitted, rule, of, usable(rows))
+                made = _settled(_rule(train, fitted, rule, of, usable(rows)))
                 p[at] = fuse(test.crm, test.llm, routed(test, policy), made, test.inputs)
             yield rule, kind, p
 

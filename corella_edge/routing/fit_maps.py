@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,18 +14,27 @@ from corella_edge.routing.maps import IDENTITY, Map, Maps, PlattScaling, Steps
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 CORNERS = 200  # of an isotonic map, at most
+LEAST_SLOPE = 1e-3  # of a line that has to keep an order
 
 
 def fit_maps(rows: LabelledRows, routed: Mask, kind: str) -> Maps:
     """One kind of map for both models, of the routed rows bool [n] for fusion, and of all for the base model alone.
 
-    `routed` rows need an answer of the LLM; each stands for as many as the inverse of its propensity says.
+    `routed` rows need an answer of the LLM; each stands for as many as the inverse of its propensity says. Where the
+    base model stands alone, its map keeps its order (`ordered`).
     """
     label, weight = rows.label[routed], rows.weight[routed]
     return Maps(
         fit_map(kind, rows.crm[routed], label, weight), fit_map(kind, rows.llm[routed], label, weight),
-        fit_map(kind, rows.crm, rows.label),
+        ordered(kind, rows.crm, rows.label),
     )  # fmt: skip
+
+
+def ordered(kind: str, p: Floats, label: Floats) -> Map:
+    """As `fit_map`, but unequal probabilities stay unequal: the steps of an isotonic map would tie candidates that
+    nobody else puts in order, so a line (Platt) stands in for it, and no line is level."""
+    found = fit_map("platt" if kind == "isotonic" else kind, p, label)
+    return replace(found, slope=max(found.slope, LEAST_SLOPE)) if isinstance(found, PlattScaling) else found
 
 
 def fit_map(kind: str, p: Floats, label: Floats, weight: Floats | None = None) -> Map:

@@ -57,6 +57,13 @@ class Fusion:
         """Names of the inputs that a call looks at."""
         return tuple(part.name for part in self.beside) if self.new_items is None else (NEW_ITEM,)
 
+    @property
+    def deaf(self) -> bool:
+        """Whether the LLM's score has no weight, whatever the item, or every score of its is mapped to one."""
+        if np.ptp(self.maps.llm(np.array([0.0, 1.0]))) == 0.0:
+            return True
+        return self.weights is not None and not self.weights[2] and not (self.new_items and self.new_items[2])
+
     def __call__(self, crm: Floats, llm: Floats, inputs: Inputs = NO_INPUTS) -> Floats:
         """float64 [m] from both models' probabilities float64 [m], before any map, and the inputs float64 [m]."""
         if self.maps is not PLAIN:

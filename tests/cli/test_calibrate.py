@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from corella_edge.bundle.artefact import Bundle
+from corella_edge.cli.calibrate import _tell
 from corella_edge.routing.forms import OWN, parse_threshold
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge_runtime.calibrate import log, plots
@@ -239,3 +240,11 @@ def test_it_needs_no_heavy_library(bundle, logged, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "new-report" / "report.html").exists()
+
+
+@pytest.mark.parametrize(("low", "high", "proposed"), [(-0.03, -0.01, False), (-0.03, 0.01, True)])
+def test_a_bundle_that_asks_nothing_and_orders_worse_is_not_proposed_for_a_site(capsys, tmp_path, low, high, proposed):
+    gain = {"value": -0.02, "low": low, "high": high}
+    policy = {"threshold": None, "over_crm": {"auc": gain, "logloss": {**gain, "high": 0.1}}}
+    _tell("new@1", {"warnings": [], "policy": policy}, tmp_path / "new", tmp_path / "report", json=True)
+    assert ("deploy push" in capsys.readouterr().err) == proposed

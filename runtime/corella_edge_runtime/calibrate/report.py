@@ -17,6 +17,7 @@ from corella_edge_runtime.document import Section, as_html, as_markdown, documen
 Json = dict[str, Any]
 FILES = {"report.html": "the report with plots", "report.md": "the same as text", "report.json": "every figure"}
 NONE = "-"
+OLD_GAINS = "Gains are over the base model behind the fusion's maps, as this report of an earlier version has them."
 VERDICTS = {
     "monotone": "rises with the measure: the measure orders it",
     "in part": "rises with the measure, but falls in between by more than chance",
@@ -69,6 +70,7 @@ def summary(result: Json) -> list[str]:
         f"AUC {_interval(own['auc'])}, {_interval(auc, '+')} over the base model; log-loss "
         f"{_interval(own['over_crm']['logloss'], '+')}.",
         *([_by_llm(result["by_llm"], own["over_crm"], result["fusion"])] if result["by_llm"] else []),
+        *([OLD_GAINS] if result.get("format") == 1 and result["fusion"].get("maps") else []),
         f"By the measure, what asking gains {VERDICTS[result['order']['gain']['verdict']]}.",
         *([f"{result['promise']['text']}"] if result["promise"] else []),
         *([_sentence(result["gate"]["text"])] if result["gate"] else []),
@@ -157,7 +159,7 @@ def _work(row: Json) -> list[str]:
 
 
 def _area(result: Json) -> Section:
-    said = ["APGR (RouteLLM, arXiv 2406.18665): of the gap between the base model and the LLM asked about everything, "
+    said = ["APGR (RouteLLM, arXiv 2406.18665): of the gap between asking about nothing and asking about everything, "
             "what is won in the mean over all shares. Asking at random wins about 0.5."]  # fmt: skip
     rows = [[NAMES[name], _interval(found["gap"], "+"), _interval(found) if found["value"] is not None
              else f"{NONE} ({found['reason']})"] for name, found in result["apgr"].items()]  # fmt: skip

@@ -64,7 +64,7 @@ def test_either_part_fits_its_own_weights() -> None:
 
 
 def test_a_part_with_few_fitted_rows_is_fitted_on_all_its_answers() -> None:
-    rows = new_item_log(800, share=0.035)
+    rows = new_item_log(800, share=0.035, knows=0.5)
     fitted, new = fitting(rows, POLICY), is_new(rows)
     assert (fitted & new).sum() < ENOUGH <= new.sum()
     rule = fit_fusion(rows, fitted, NEW_APART, "none")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,3 +66,13 @@ def test_a_policy_that_asks_about_nothing_says_so() -> None:
     assert "where the measure entropy is at or above 0.69" in summary(found)[0]
     found["policy"]["threshold"] = None
     assert summary(found)[0].startswith("Policy: ask the LLM about nothing: the wanted share")
+
+
+KEPT = sorted(Path(__file__).parents[3].glob("benchmarks/results/routing-*/*.json"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_the_result_of_kept_reports_of_every_format_is_read(path: Path) -> None:
+    found = json.loads(path.read_text())
+    said = any(text.startswith("Gains are over the base model behind") for text in summary(found))
+    assert said == (found["format"] == 1 and "maps" in found["fusion"])

@@ -92,7 +92,7 @@ def judged(
         return QualityLines(why=f"the bundle's policy looks at {missing[0]}, which the answers do not tell")
     values = measure(rows.crm, rows.inputs_for(measure.needs))
     held = HeldOut(rows, values, rule, draws)
-    base, published = held.judge(held.alone), rules.orders(held.judged, rule)
+    base, published = held.base, rules.orders(held.judged, rule)
     if measure is BY_ENTROPY:
         published.pop(rules.ENTROPY, None)
     points = []
