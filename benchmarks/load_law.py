@@ -11,8 +11,9 @@ met where both figures are within 15 % of the prediction.
 
 Both halves are measured in rounds, each of them at every ratio: whatever disturbs the machine for a while is then not
 the p99 of one ratio. Twelve requests are the slowest hundredth of 1,200, and at 20 a second they come in 0.6 seconds.
-So beside the p99 stand its interval, widened to hold what each round came to, and what other processes took in the
-worst of its rounds. A run beside which something else took more than 5 % of the machine is void and not kept.
+So beside the p99 stand its interval, as `corella-edge benchmark` takes it over blocks of requests and over the rounds,
+and what other processes took in the worst of the rounds. A run beside which something else took more than 5 % of the
+machine is void and not kept.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from corella_edge_runtime.bench.measure.target import InProcess, rest
 from corella_edge_runtime.bench.results import figures as told
 from corella_edge_runtime.bench.results import slo
 from corella_edge_runtime.bench.results.circumstances import Noise
-from corella_edge_runtime.bench.results.histogram import at_rank, counted
+from corella_edge_runtime.bench.results.histogram import counted
 from corella_edge_runtime.bench.results.seen import Meanwhile, Seen, Spot, sliced
 from corella_edge_runtime.bench.results.slo import Measured, MeasuredShare
 from corella_edge_runtime.engine import Engine
@@ -85,14 +86,10 @@ def row(rounds: Sequence[Sequence[Seen]], ratio: float) -> MeasuredShare:
 
 
 def interval(rounds: Sequence[Sequence[Seen]]) -> tuple[float | None, float | None]:
-    """Of the p99, seconds: 95 % over blocks of requests, widened to hold what each round came to; none of too few."""
+    """Of the p99, seconds, at 95 %, over blocks of requests and over the rounds; none of too few requests."""
     each = [np.array([one.seconds for one in seen if one.seconds is not None]) for seen in rounds]
-    whole = np.concatenate(each)
-    found = told.latency([whole], counted(whole)).p99
-    if found.low is None or found.high is None:
-        return None, None
-    came = [at_rank(seconds, 0.99) for seconds in each]
-    return min(found.low / 1000.0, *came), max(found.high / 1000.0, *came)
+    found = told.latency(each, counted(np.concatenate(each))).p99
+    return (None, None) if found.low is None or found.high is None else (found.low / 1000.0, found.high / 1000.0)
 
 
 def compared(

@@ -61,8 +61,9 @@ def replace(bundle: Path, items: TextFile, out: Path, extra: tuple[str, ...], ve
     """Write NEW: BUNDLE with the items of ITEMS and no others, one JSON object a line: {"item": id, "title": …, …}.
 
     For a base model that knows items by their words (kind text-sequence): to others a new id is an unknown one.
-    BUNDLE's sample of requests stays behind. Where no reference row names items of NEW alone, this machine scores rows
-    of NEW's items in their place. Routing thresholds stay those of the old catalogue; `inspect` and `serve` say so.
+    BUNDLE's sample of requests stays behind. Where no reference row, or none of an adapter, names items of NEW alone,
+    this machine scores rows of NEW's items beside those that do. Routing thresholds stay those of the old catalogue;
+    `inspect` and `serve` say so.
     """
     from corella_edge_runtime.site.catalog_replace import Replacement
 

@@ -1,4 +1,4 @@
-"""This process's memory: what torch frees is kept for what it asks for next, and how much the machine has left."""
+"""This process's memory: what torch frees is kept for what it asks for next, and how much more it may have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from corella_edge_runtime.box import memory_left, system_text
 
 # Numbers and values of glibc's mallopt(3).
 _TRIM, _MMAP = -1, -3
@@ -37,11 +39,11 @@ def _set(mmap: int, trim: int) -> None:
         libc.mallopt(_TRIM, trim)
 
 
-def available(file: Path = Path("/proc/meminfo")) -> int:
-    """Bytes that new processes can have without swapping; 0 where the system does not say."""
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except OSError:
-        return 0
+def available(root: Path = Path("/")) -> int:
+    """Bytes that new processes can have without swapping, and within a limit of the control group, as a container has;
+    0 where the system does not say."""
+    lines = (system_text(root / "proc/meminfo") or "").splitlines()
     found = [line.split() for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * int(found[0][1]) if found and found[0][1:2] and found[0][1].isdecimal() else 0
+    free = 1024 * int(found[0][1]) if found and found[0][1:2] and found[0][1].isdecimal() else 0
+    left = memory_left(root)
+    return free if left is None else min(free, left)

@@ -1,4 +1,4 @@
-"""This machine: its CPU, and the folder for what belongs to it."""
+"""This machine: its CPU, how much memory it grants, and the folder for what belongs to it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ _STRENGTHS = {
     "amx_int8": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX",
     "sve": "SVE", "i8mm": "i8mm", "asimddp": "dot products", "asimd": "NEON",
 }  # fmt: skip
+# Of control groups, version 2 and 1: limit, use, and the file and name that tell what is kept of files.
+_MEMORY = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -41,6 +46,46 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
 def cpu_name(model: str, flags: Set[str]) -> str:
     """`AMD EPYC, AVX2`: the model, and the strongest of the instruction sets among its flags."""
     return ", ".join([model, *[name for flag, name in _STRENGTHS.items() if flag in flags][:1]])
+
+
+def memory_limit(root: Path = Path("/")) -> int | None:
+    """Bytes that the control group grants, of version 2 or 1; None = no limit, or nobody tells."""
+    found = _limited(root)
+    return None if found is None else found[0]
+
+
+def memory_left(root: Path = Path("/")) -> int | None:
+    """Bytes of that limit that are not in use, None as there. What is kept of files that were read, and not looked at
+    since, makes room for whatever needs it, and is not in use."""
+    found = _limited(root)
+    if found is None:
+        return None
+    limit, used, stat, unused = found
+    rows = [line.split() for line in (system_text(stat) or "").splitlines()]
+    kept = next((row[1] for row in rows if row[0] == unused and len(row) == 2), None)
+    return min(limit, max(0, limit - (_count(system_text(used)) or 0) + (_count(kept) or 0)))
+
+
+def _limited(root: Path) -> tuple[int, Path, Path, str] | None:
+    """The limit, and where stands what is in use, and what is kept of files, under which name."""
+    for name, used, stat, unused in _MEMORY:
+        group = root / "sys/fs/cgroup"
+        limit = _count(system_text(group / name))
+        if limit is not None and limit < 1 << 60:  # version 1 says a huge number for none
+            return limit, group / used, group / stat, unused
+    return None
+
+
+def _count(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def system_text(file: Path) -> str | None:
+    """What a file of the system says, without space around it; None where there is none, or nothing in it."""
+    try:
+        return file.read_text().strip() or None
+    except OSError:
+        return None
 
 
 def state_folder() -> Path:

@@ -1,7 +1,8 @@
 """A bundle's catalogue replaced: a new bundle over other items, for a model that knows items by their words.
 
 Ids that stay keep what the models have learned of them. Where no reference row can be asked any more, as all of them
-name items that are gone, this machine scores rows of the new items, which tell whether another one computes the same.
+name items that are gone, or none is left of one of the adapters, this machine scores rows of the new items, which tell
+whether another one computes the same.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from corella_edge.bundle.artefact import POPULAR, ROUTING
 from corella_edge.catalog import Catalog
+from corella_edge.errors import InputError
 from corella_edge.features.schema import ATTRIBUTES
 from corella_edge.json_lines import Reference
 from corella_edge.request import Candidate
@@ -54,23 +56,27 @@ class Replacement(CatalogChange):
         return {SAMPLE, *([POPULAR] if own else [])}
 
     def rows(self) -> list[str]:
-        """The lines of reference.jsonl that still hold; none, if they are of some of the bundle's adapters only."""
-        kept = self.holding()
-        return [] if self.without_a_row(kept) else kept
+        """The lines of reference.jsonl that still hold."""
+        return self.holding()
 
     def write(self, folder: Path, rows: Sequence[str]) -> str:
-        """Fill an empty folder; the new version. `rows`, where there are none, are made by what was written."""
+        """Fill an empty folder; the new version. Where there are no `rows`, or none of an adapter, further ones are
+        made by what was written.
+
+        Raises:
+            InputError: there is an adapter of which none can be made here.
+        """
         self.notes += self.never_seen()
         routing = self.bundle.json(ROUTING)
         marked = {**routing, CALIBRATED_ON: self.bundle.calibrated_on() or self.bundle.label}
         (folder / ROUTING).write_text(json.dumps(marked, ensure_ascii=False), "utf-8")
         version = super().write(folder, rows or [json.dumps(self.reference[0][1]) + "\n"])
-        if rows:
+        if rows and not self.without_a_row(rows):
             return version
-        made = self._made(folder)
-        (folder / REFERENCE).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), "utf-8")
+        made = self._made(folder, rows)
+        (folder / REFERENCE).write_text("".join([*rows, *made]), "utf-8")
         self.notes.append(f"{len(made)} reference rows of the new items: what this machine computes, not the training")
-        return self.seal(folder, len(self.reference))
+        return self.seal(folder, len(self.reference) - len(rows))
 
     def never_seen(self) -> list[str]:
         """One sentence, if the base model knows items by id and some of the new ones are none of its own."""
@@ -86,13 +92,21 @@ class Replacement(CatalogChange):
         return [f"{unseen:,} of the {len(ids):,} items are ids that the base model has never seen: it goes by "
                 f"{goes_by or 'nothing that tells them apart'}"] if unseen else []  # fmt: skip
 
-    def _made(self, folder: Path) -> list[Mapping[str, Any]]:
-        """Rows of new items, in the form of the old ones, as the bundle in `folder` scores them."""
+    def _made(self, folder: Path, rows: Sequence[str]) -> list[str]:
+        """Lines of new items, in the form of the old ones, as the bundle in `folder` scores them, to stand beside
+        `rows`."""
         rng = np.random.default_rng(len(self.after.catalog))
         lines = [line["request"] for _, line in self.reference[:ROWS]]
         requests = [_of_others(line, self.after.catalog.ids, rng) for line in lines]
         with Engine.open(folder, llm="process", tuned=False) as engine:
-            return [_scored(engine, request) for request in requests]
+            made = [json.dumps(_scored(engine, request), ensure_ascii=False) + "\n" for request in requests]
+            why = engine.without_llm or "none of them has the words that the LLM is asked about"
+        if lost := self.without_a_row([*rows, *made]):
+            raise InputError(
+                f"{self.items}: no row of {REFERENCE} would be left of the adapter {lost[0]}, and none of the new "
+                f"items can be scored by it here: {why}"
+            )
+        return made
 
 
 def _of_others(line: Mapping[str, Any], ids: Sequence[str], rng: np.random.Generator) -> dict[str, Any]:

@@ -19,7 +19,7 @@ SMALL = 0.005  # seconds that a median may grow by whatever its factor
 GRID = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0)  # times a power of ten
 DOUBLE = 3  # steps of the grid
 FARTHEST = 6 * DOUBLE  # steps that a search goes below where it began
-AROUND = DOUBLE  # steps that one begun anew goes up or down
+STRIDES = (1, 2, 4, 8, 16)  # steps from where one begun anew began, up or down
 MOST_RATE = 1e5
 
 
@@ -57,22 +57,34 @@ def largest_step(served: Callable[[float], bool], first: int) -> tuple[int | Non
         low, high = high, high + DOUBLE
     while low is None and high > first - FARTHEST:
         low, high = (high - DOUBLE, high) if twice(high - DOUBLE) else (None, high - DOUBLE)
-    while low is not None and high - low > 1:
+    return (low, high) if low is None else _between(twice, low, high)
+
+
+def _between(served: Callable[[int], bool], low: int, high: int) -> tuple[int, int]:
+    """The last step that is served and the one above it, of a step that is and a higher one that is not."""
+    while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if twice(middle) else (low, middle)
+        low, high = (middle, high) if served(middle) else (low, middle)
     return low, high
 
 
-def moved_step(served: Callable[[float], bool], last: int, held: bool) -> tuple[int | None, int]:
-    """The same begun anew from the `last` result, of which it is known whether it is served now: one step after the
-    other up or down, at most `AROUND`, each tried once."""
-    if held:
-        above = range(last + 1, last + AROUND + 1)
-        high = next((step for step in above if not served(on_grid(step))), last + AROUND + 1)
-        return high - 1, high
-    below = range(last - 1, last - AROUND - 1, -1)
-    low = next((step for step in below if served(on_grid(step))), None)
-    return low, last - AROUND if low is None else low + 1
+def moved_step(served: Callable[[float], bool], last: int, held: bool) -> tuple[int | None, int | None]:
+    """The same begun anew from the `last` result, of which it is known whether it is served now: up or down by
+    `STRIDES` until that changes, and then between the two; each tried once.
+
+    The lower one is None if none was found that is served, the upper one if none was found that is not.
+    """
+    near, far = last, None
+    for stride in STRIDES:
+        step = last + (stride if held else -stride)
+        if on_grid(step) > MOST_RATE:
+            break
+        if served(on_grid(step)) != held:
+            far = step
+            break
+        near = step
+    low, high = (near, far) if held else (far, near)
+    return (low, high) if low is None or high is None else _between(lambda step: served(on_grid(step)), low, high)
 
 
 def highest(served: Callable[[float], bool], first: float, precision: float = 0.05, most: float = 1e5) -> float:

@@ -31,7 +31,9 @@ LEAST_TRY = 30  # requests of each, and of a slice that is one of them
 # Times the objective's limit that a try lasts at least. Too many requests at once keep any limit while they are few: at
 # a quarter more than can be done, the last of so long a stretch waits for the limit.
 SPAN = 5.0
-AGAIN = 1  # rates that every later slice of Server tries besides, to see whether the largest one is still that
+# Rates that every later slice of Server tries besides, to see whether the largest one is still that: one where it is
+# or is the next lower one, two where it is the next higher one.
+AGAIN = 2
 PRIORITY = ("single", "server", "returning", "random", "offline")  # where a budget has no room for all of them
 OVER = 1.5  # times its planned seconds that a slice may take
 

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from corella_edge_runtime.box import cpu_flags, cpu_model, cpu_name
+from corella_edge_runtime.box import cpu_flags, cpu_model, cpu_name, system_text
 
 PACKAGES = {"numpy": "numpy", "onnxruntime": "onnxruntime", "onnxruntime-gpu": "onnxruntime-gpu",
             "llama_cpp": "llama-cpp-python", "corella_edge": "corella-edge"}  # fmt: skip
@@ -84,23 +84,7 @@ def descendants(pid: int, proc: Path = Path("/proc")) -> list[int]:
 def governor(root: Path = Path("/")) -> str | None:
     """What sets the clock of the first usable core; None where the system does not tell."""
     core = min(os.sched_getaffinity(0))
-    return _text(root / f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor")
-
-
-def memory_limit(root: Path = Path("/")) -> int | None:
-    """Bytes that the control group grants, of version 2 or 1; None = no limit, or nobody tells."""
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):
-        text = _text(root / "sys/fs/cgroup" / file)
-        if text is not None and text.isdigit() and int(text) < 1 << 60:  # version 1 says a huge number for none
-            return int(text)
-    return None
-
-
-def _text(file: Path) -> str | None:
-    try:
-        return file.read_text().strip() or None
-    except OSError:
-        return None
+    return system_text(root / f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor")
 
 
 @dataclass(frozen=True, slots=True)

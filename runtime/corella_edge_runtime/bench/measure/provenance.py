@@ -12,6 +12,7 @@ from corella_edge_runtime.bench.measure import machine
 from corella_edge_runtime.bench.measure.ceiling import matrices
 from corella_edge_runtime.bench.results import circumstances as forms
 from corella_edge_runtime.bench.results.circumstances import Noise, Quiet, Verified
+from corella_edge_runtime.box import memory_limit
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.machine.threads import read_machine
 
@@ -41,7 +42,7 @@ def machine_here() -> forms.MachineFacts:
     """This machine."""
     found = machine.machine()
     return forms.MachineFacts(**found, governor=machine.governor(), cgroup_cpus=read_machine().quota,
-                         cgroup_memory_bytes=machine.memory_limit())  # fmt: skip
+                         cgroup_memory_bytes=memory_limit())  # fmt: skip
 
 
 def software(engine: Engine | None) -> forms.Software:

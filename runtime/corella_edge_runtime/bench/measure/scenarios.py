@@ -9,13 +9,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
-from msgspec.structs import replace
 
 from corella_edge.stopping import Stopped, never
 from corella_edge_runtime.bench.load.rates import nearest, on_grid
 from corella_edge_runtime.bench.load.schedule import poisson
 from corella_edge_runtime.bench.measure import machine, provenance
-from corella_edge_runtime.bench.measure.budget import OVER, SPAN, TRIES, Share, rate
+from corella_edge_runtime.bench.measure.budget import AGAIN, OVER, SPAN, TRIES, Share, rate
 from corella_edge_runtime.bench.measure.energy import Rapl
 from corella_edge_runtime.bench.measure.search import Search
 from corella_edge_runtime.bench.measure.supply import Supply, bodies
@@ -155,32 +154,30 @@ class Bench:
         moments = poisson(per_second, count / per_second, self.seed * 20_000 + seed) or [0.0]
         return self.target.stream(bodies(self.supply.new(len(moments)), threshold), moments, stop=self.stop)
 
-    def _search(self, spot: Spot, share: Share, repeat: int) -> Search | None:
-        """For the largest rate; None where none is looked for."""
+    def _search(self, spot: Spot, share: Share, repeat: int, tries: int) -> Search | None:
+        """For the largest rate, which ends early where it takes longer than its part of the budget, so many tries; None
+        where none is looked for."""
         if spot.scenario != "server" or self.objective is None:
             return None
 
         def send(per_second: float, number: int) -> list[Seen]:
             return self._stream(spot.threshold, per_second, share.requests, 100 * repeat + number)
 
-        return Search(send, *self.objective)
+        limit = self.objective[1]
+        return Search(send, *self.objective, time.monotonic() + tries * max(share.seconds, OVER * SPAN * limit))
 
     def _searched(self, spot: Spot, share: Share, repeat: int) -> Rates | None:
-        """The first search, which ends early where it takes longer than its part of the budget; None where there was
-        one."""
-        search = self._search(spot, share, repeat)
+        """The first search; None where there was one."""
+        search = self._search(spot, share, repeat, TRIES)
         if search is None or spot.threshold in self.found:
             return None
-        search.end = time.monotonic() + TRIES * max(share.seconds, OVER * SPAN * search.limit)
         found = self.found[spot.threshold] = search.first(rate(self.costs[spot.threshold]))
         return found
 
     def _still(self, spot: Spot, share: Share, repeat: int, seen: Sequence[Seen]) -> Rates | None:
         """The largest rate now, by requests that were sent at what was the largest."""
-        search, first = self._search(spot, share, repeat), self.found.get(spot.threshold)
-        if search is None or first is None:
-            return None
-        return search.again(first.largest, seen) if first.largest else replace(first, tries=())
+        search = self._search(spot, share, repeat, AGAIN)
+        return None if search is None else search.again(self._rate(spot.threshold), seen)
 
     def _offline(self, spot: Spot, threshold: str | None, share: Share, repeat: int) -> Measured:
         """All at once: the next one as soon as there is room."""

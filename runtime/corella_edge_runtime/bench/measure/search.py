@@ -1,7 +1,7 @@
 """The largest rate that keeps an objective: searched for once, and then looked at again in every round.
 
 One search in a few seconds knows only how the machine was then. What it found is therefore tried again whenever the
-point is measured, with the next rate of the grid beside it, and the spread of the answers is the figure's interval.
+point is measured, with the rates beside it, and the spread of the answers is the figure's interval.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from corella_edge.routing.reasons import NoAnswer
-from corella_edge_runtime.bench.load.rates import holds, largest_step, moved_step, nearest, on_grid
+from corella_edge_runtime.bench.load.rates import MOST_RATE, holds, largest_step, moved_step, nearest, on_grid
 from corella_edge_runtime.bench.results.histogram import at_rank
 from corella_edge_runtime.bench.results.points import Rates, Try
 from corella_edge_runtime.bench.results.seen import Seen
@@ -29,29 +29,38 @@ class Search:
     Attributes:
         send: sends requests at so many a second; the number is that of the try.
         end: of `time.monotonic()`, after which a rate that is not yet tried counts as too high.
+        cut: whether there was such a rate.
     """
 
     send: Callable[[float, int], Sequence[Seen]]
     quantile: float
     limit: float
     end: float = float("inf")
+    cut: bool = False
     tries: list[Try] = field(default_factory=list)
 
     def first(self, per_second: float) -> Rates:
         """From a rate at which nothing is known yet."""
-        low, high = largest_step(self._held, nearest(per_second))
-        cut = time.monotonic() >= self.end
-        failed = [one.rate for one in self.tries if not one.held and one.rate >= on_grid(high)]
-        return Rates(largest=0.0 if low is None else on_grid(low), first_failed=min(failed, default=None),
-                     tries=tuple(self.tries), cut=cut)  # fmt: skip
+        return self._found(largest_step(self._held, nearest(per_second))[0], True)
 
     def again(self, last: float, seen: Sequence[Seen]) -> Rates:
-        """From what was `last` found, and what became of requests at that rate now."""
+        """From a rate that was sent now, as it was the `last` found, and what became of these requests.
+
+        Where no rate is found that holds, or none that does not, the search counts as cut: neither was measured.
+        """
         low, high = moved_step(self._held, nearest(last), self._told(last, seen))
-        return Rates(largest=0.0 if low is None else on_grid(low), first_failed=on_grid(high), tries=tuple(self.tries))
+        return self._found(low, low is not None and (high is not None or on_grid(low) >= MOST_RATE))
+
+    def _found(self, low: int | None, ended: bool) -> Rates:
+        """What a search came to: the step that held, and the lowest rate above it that was sent and did not."""
+        largest = 0.0 if low is None else on_grid(low)
+        failed = [one.rate for one in self.tries if not one.held and one.rate > largest]
+        return Rates(largest=largest, first_failed=min(failed, default=None), tries=tuple(self.tries),
+                     cut=self.cut or not ended)  # fmt: skip
 
     def _held(self, per_second: float) -> bool:
         if self.tries and time.monotonic() >= self.end:
+            self.cut = True
             return False
         return self._told(per_second, self.send(per_second, len(self.tries)))
 

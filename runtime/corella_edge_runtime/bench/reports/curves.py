@@ -329,16 +329,17 @@ def _percents() -> Axis:
 
 def rates(found: Sequence[Point], slo: str | None) -> str:
     """The largest rate that keeps the objective against the ratio, logarithmic, with its interval. Where none was found
-    there is no mark."""
+    there is no mark; an interval from 0 begins at the foot."""
     known = [
         (float(i), point.rates) for i, point in enumerate(found) if point.rates is not None and point.rates.largest
     ]
     tops = [rate.high or rate.first_failed or rate.largest for _, rate in known]
-    lows = [rate.low or rate.largest for _, rate in known]
-    least = min(lows)
-    frame = Frame(_across(found), charts.logarithmic(least, max(tops), "requests a second (log)"), right=30)
+    lows = [rate.largest if rate.low is None else rate.low for _, rate in known]
+    least = min(low or rate.largest for low, (_, rate) in zip(lows, known, strict=True))
+    upright = charts.logarithmic(least, max(tops), "requests a second (log)")
+    frame, feet = Frame(_across(found), upright, right=30), [low or upright.low for low in lows]
     line = Line("", BLUE, [x for x, _ in known], [rate.largest for _, rate in known], "none", "circle")
-    bars = [piece for (x, _), low, top in zip(known, lows, tops, strict=True)
+    bars = [piece for (x, _), low, top in zip(known, feet, tops, strict=True)
             for piece in charts.error_bar(frame.across(x), frame.up(low), frame.up(top), GREY)]  # fmt: skip
     said = "; ".join(f"at {shown.asked(found[int(x)])}: {shown.digits(rate.largest)}" for x, rate in known)
     return charts.chart(frame, [line], f"Largest rate within {slo or 'the objective'}",

@@ -334,8 +334,9 @@ def _searched(result: Result, found: Sequence[Point]) -> tuple[list[str], list[t
     limit = result.settings.slo or "the objective"
     said = (f"Largest rate: found by search, the largest that keeps {limit}, on a grid of rates a quarter apart; then "
             "looked at again in every round. The value is the mean of what the rounds found, and in brackets is its "
-            "95 % interval; of one search, the lowest rate tried that did not hold. Cut short: the time was up before "
-            "the search had ended. Latencies are those at the rate that the first round found.")  # fmt: skip
+            "95 % interval; of one search, the lowest rate tried that did not hold. Cut short: in a round the time "
+            "was up before the search had ended; the mean is of the others. Latencies are those at the rate that the "
+            "first round found.")  # fmt: skip
     sizes = [tried.requests for point in found if point.rates for tried in point.rates.tries]
     said += f" A rate was tried with {min(sizes):,} to {max(sizes):,} requests." if sizes else ""
     held = any(point.rates.largest for point in found if point.rates)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec.structs import replace
 
 from corella_edge_runtime.bench.results import figures
 from corella_edge_runtime.bench.results.circumstances import Noise
@@ -64,18 +65,17 @@ def _rate(slices: Sequence[Slice]) -> float | None:
 
 
 def searched(found: Sequence[Rates]) -> Rates | None:
-    """What the repeats of a search came to together: each of them is on the grid, their mean need not be."""
-    if len(found) < 2 or not all(one.first_failed for one in found):
-        return found[0] if found else None
-    held, failed = mean_of([one.largest for one in found]), mean_of([one.first_failed or 0.0 for one in found])
-    return Rates(
-        largest=held.value or 0.0,
-        first_failed=failed.value,
-        low=held.low,
-        high=failed.high,
-        tries=tuple(one for rates in found for one in rates.tries),
-        cut=any(one.cut for one in found),
-    )
+    """What the repeats of a search came to together: each of them is on the grid, their mean need not be. One that was
+    cut short knows no largest rate, and is left out of the mean; of nothing else, the first stands."""
+    if not found:
+        return None
+    whole = [one for one in found if not one.cut] or found[:1]
+    tries, cut = tuple(one for rates in found for one in rates.tries), any(one.cut for one in found)
+    if len(whole) < 2 or not all(one.first_failed for one in whole):
+        return replace(whole[0], tries=tries, cut=cut)
+    held, failed = mean_of([one.largest for one in whole]), mean_of([one.first_failed or 0.0 for one in whole])
+    return Rates(largest=held.value or 0.0, first_failed=failed.value, low=held.low, high=failed.high, tries=tries,
+                 cut=cut)  # fmt: skip
 
 
 def good(one: Slice, limit: float) -> float:

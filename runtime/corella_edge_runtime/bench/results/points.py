@@ -114,7 +114,8 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
         largest: of one slice a rate of the grid; of a point the geometric mean of what its repeats found.
         first_failed: the lowest rate above it that did not hold: the truth lies between. Of a point the mean again.
         low, high: 95 % interval over the repeats, with what lies between the two rates in it; None of one repeat.
-        cut: the time was up before the search came to its end.
+        cut: the search did not come to its end, as its time was up, or nothing within its reach held, or failed. Of a
+            point, that this is so of a repeat: the mean and the interval are of the others.
     """
 
     largest: float

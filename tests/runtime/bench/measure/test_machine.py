@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from corella_edge_runtime import box
 from corella_edge_runtime.bench.measure import energy, machine, provenance
 from corella_edge_runtime.bench.results.circumstances import Noise
 
@@ -49,7 +50,7 @@ def test_where_energy_cannot_be_read_it_is_said_why(tmp_path: Path) -> None:
 
 def test_limits_and_clock_of_a_machine_that_tells_and_of_one_that_does_not(tmp_path: Path) -> None:
     assert machine.governor(tmp_path) is None
-    assert machine.memory_limit(tmp_path) is None
+    assert box.memory_limit(tmp_path) is None
     core = min(os.sched_getaffinity(0))
     clock = tmp_path / f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor"
     clock.parent.mkdir(parents=True)
@@ -58,11 +59,11 @@ def test_limits_and_clock_of_a_machine_that_tells_and_of_one_that_does_not(tmp_p
     (group / "memory").mkdir(parents=True)
     (group / "memory/memory.limit_in_bytes").write_text("9223372036854771712\n")
     assert machine.governor(tmp_path) == "powersave"
-    assert machine.memory_limit(tmp_path) is None
+    assert box.memory_limit(tmp_path) is None
     (group / "memory.max").write_text("max\n")
-    assert machine.memory_limit(tmp_path) is None
+    assert box.memory_limit(tmp_path) is None
     (group / "memory.max").write_text("4096\n")
-    assert machine.memory_limit(tmp_path) == 4096
+    assert box.memory_limit(tmp_path) == 4096
 
 
 def test_memory_and_time_of_descendants_are_our_own(tmp_path: Path) -> None:

@@ -13,13 +13,24 @@ from corella_edge.errors import InputError
 from corella_edge.request import Candidate, Candidates, Event, Request, User
 from corella_edge.routing.load import ends
 from corella_edge.stopping import never
-from corella_edge_runtime.bench.load.rates import GRID, highest, holds, largest_step, moved_step, nearest, on_grid
+from corella_edge_runtime.bench.load.rates import (
+    GRID,
+    MOST_RATE,
+    STRIDES,
+    highest,
+    holds,
+    largest_step,
+    moved_step,
+    nearest,
+    on_grid,
+)
 from corella_edge_runtime.bench.load.schedule import poisson
 from corella_edge_runtime.bench.measure.budget import SPAN, Share
 from corella_edge_runtime.bench.measure.energy import Rapl
 from corella_edge_runtime.bench.measure.scenarios import Bench
 from corella_edge_runtime.bench.measure.search import Search
 from corella_edge_runtime.bench.measure.supply import Source, Supply
+from corella_edge_runtime.bench.results.points import Rates
 from corella_edge_runtime.bench.results.seen import Seen, Spot
 from corella_edge_runtime.bench.settings import as_thresholds, ratio_of
 
@@ -220,17 +231,76 @@ def test_a_step_of_the_grid_is_found_from_anywhere_within_reach(true: float, fir
         assert on_grid(low) <= true < on_grid(high)
 
 
-@pytest.mark.parametrize(("held_up_to", "found"), [(10, (10, 11)), (11, (11, 12)), (30, (13, 14)), (9, (9, 10)),
-                                                   (8, (8, 9)), (2, (None, 7))])  # fmt: skip
-def test_a_search_begun_anew_goes_from_step_to_step(held_up_to: int, found: tuple[int | None, int]) -> None:
-    tried: list[float] = []
+@pytest.mark.parametrize("held_up_to", range(-10, 31))
+def test_a_search_begun_anew_finds_the_step_within_its_reach(held_up_to: int) -> None:
+    tried: list[int] = []
 
     def served(rate: float) -> bool:
-        tried.append(rate)
+        tried.append(nearest(rate))
         return nearest(rate) <= held_up_to
 
-    assert moved_step(served, 10, held_up_to >= 10) == found
-    assert len(tried) == len(set(tried)) <= 3
+    low, high = moved_step(served, 10, held_up_to >= 10)
+    assert len(tried) == len(set(tried)) <= 8
+    assert len(tried) == {9: 1, 10: 1, 8: 2, 11: 2}.get(held_up_to, len(tried))
+    if held_up_to < 10 - STRIDES[-1]:
+        assert (low, high) == (None, 10 - STRIDES[-1])
+    elif held_up_to >= 10 + STRIDES[-1]:
+        assert (low, high) == (10 + STRIDES[-1], None)
+    else:
+        assert (low, high) == (held_up_to, held_up_to + 1)
+
+
+def test_a_search_begun_anew_sends_at_no_rate_above_the_highest() -> None:
+    tried: list[float] = []
+    low, high = moved_step(lambda rate: not tried.append(rate), nearest(MOST_RATE) - 2, True)
+    assert (low, high, max(tried)) == (nearest(MOST_RATE), None, MOST_RATE)
+
+
+def again(held_up_to: float, tries: int = 99) -> Rates:
+    """What a search begun anew at 100 requests a second finds, with time for so many tries."""
+
+    def seen(rate: float, number: int) -> list[Seen]:
+        if number >= tries:
+            search.end = 0.0
+        return [Seen(0.0, 0.01 if rate <= held_up_to else 1.0)] * 30
+
+    search = Search(seen, 0.99, 0.05)
+    return search.again(100.0, seen(100.0, 0))
+
+
+@pytest.mark.parametrize("held_up_to", [40.0, 4.0])
+def test_a_largest_rate_far_below_the_last_one_is_measured_and_not_called_0(held_up_to: float) -> None:
+    found = again(held_up_to)
+    assert (found.largest, found.cut) == (held_up_to, False)
+    assert found.first_failed == on_grid(nearest(held_up_to) + 1)
+
+
+@pytest.mark.parametrize(("held_up_to", "tries"), [(0.0, 99), (40.0, 2), (1000.0, 2), (1e6, 99)])
+def test_a_search_that_did_not_come_to_its_end_is_cut_and_names_no_rate_that_was_never_sent(
+    held_up_to: float, tries: int
+) -> None:
+    found = again(held_up_to, tries)
+    assert found.cut
+    assert {found.largest, found.first_failed} - {0.0, None} <= {one.rate for one in found.tries}
+    assert len(found.tries) <= 1 + tries
+
+
+def test_later_rounds_end_with_their_time() -> None:
+    own = bench(target := Stub(), (0.99, 0.05))
+    assert not own.slice(spot("server"), Share(500, 1e9), 0).rates.cut
+    target.each *= 100.0
+    own.objective = (0.99, 0.0)  # for which nothing is kept, and no time is planned
+    found = own.slice(spot("server"), Share(500, 0.0), 1).rates
+    assert (found.largest, found.cut, len(found.tries)) == (0.0, True, 1)
+
+
+def test_where_the_first_search_found_nothing_later_rounds_look_again() -> None:
+    own = bench(target := Stub(), (0.99, EACH / 2))
+    assert own.slice(spot("server"), Share(100, 1e9), 0).rates.largest == 0.0
+    target.each /= 100.0
+    later = own.slice(spot("server"), Share(100, 1e9), 1)
+    assert later.rates.tries[0].rate == later.rate
+    assert later.rates.largest > 0.0
 
 
 def test_an_objective_that_nothing_keeps_is_told() -> None:

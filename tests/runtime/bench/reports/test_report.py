@@ -301,7 +301,9 @@ def test_the_largest_rate_of_several_rounds_has_an_interval(measured: Result) ->
     assert {row[2] for row in server.rows} == {"12.0 [10.0, 18.0]", "12.0 [0, 18.0]"}
     found = shown.points(rounds, "server", "new")
     assert shown.largest(found[0]) == Figure(12.0, 10.0, 18.0)
-    ElementTree.fromstring(curves.rates(found, "p99=30ms"))
+    lines = [one.attrib for one in ElementTree.fromstring(curves.rates(found, "p99=30ms")).iter() if "x1" in one.attrib]
+    bars = [one["y1"] for one in lines if one["x1"] == one["x2"] and one["stroke-width"] == "1.5"]
+    assert bars == ["280.0"] * len(found)  # from 10, where the axis begins, and from 0: from its foot
     old = shown.points(measured, "server", "new")[0]  # of one search
     assert shown.largest(old) == Figure(80.0, 80.0, 84.0)
     assert shown.largest(replace(old, rates=replace(old.rates, cut=True))) == Figure(80.0)

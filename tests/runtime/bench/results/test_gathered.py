@@ -108,11 +108,21 @@ def test_the_largest_rate_is_the_mean_of_the_rounds_and_holds_what_lies_between(
 
 
 def test_a_round_in_which_no_rate_held_reaches_down_to_nothing() -> None:
-    found = gathered.searched([searched(4.0, 5.0), searched(0.0, 2.0, cut=True)])
+    found = gathered.searched([searched(4.0, 5.0), searched(0.0, 2.0)])
     assert found is not None
-    assert (found.low, found.cut) == (0.0, True)
-    unfinished = searched(4.0, None)
-    assert gathered.searched([unfinished, once_more := searched(4.0, 5.0)]) == unfinished != once_more
+    assert (found.low, found.cut) == (0.0, False)
+    unfinished = gathered.searched([searched(4.0, None), searched(4.0, 5.0)])
+    assert (unfinished.largest, unfinished.first_failed, unfinished.low) == (4.0, None, None)
+
+
+@pytest.mark.parametrize("cut", [searched(0.0, 50.0, cut=True), searched(50.0, None, cut=True)])
+def test_a_round_that_was_cut_short_is_left_out_of_the_mean(cut: Rates) -> None:
+    found = gathered.searched([cut, *[searched(100.0, 125.0)] * 11])
+    assert found is not None
+    assert (found.largest, found.low, found.high, found.first_failed) == pytest.approx((100.0, 100.0, 125.0, 125.0))
+    assert (found.cut, len(found.tries)) == (True, 12)
+    alone = gathered.searched([cut, cut])
+    assert (alone.largest, alone.cut, alone.low) == (cut.largest, True, None)
 
 
 def test_a_point_says_what_its_intervals_are_made_of() -> None:
