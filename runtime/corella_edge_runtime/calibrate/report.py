@@ -93,8 +93,10 @@ def _by_llm(found: Json, gain: Json, fusion: Json) -> str:
         return (f"Of that, the LLM's answers bring {brings}: the rest is what the fusion makes of the base model's "
                 "score and of inputs, without any LLM.")  # fmt: skip
     inputs = " and inputs" if fusion.get("inputs") else ""
-    return (f"The LLM's answers bring {brings}. The remainder is what weighing the base model's score{inputs} anew "
-            f"does, without any LLM: it {_moves(auc)} AUC and {_moves(logloss)} log-loss.")  # fmt: skip
+    stacked = "stack" in fusion["rule"]
+    does = f"weighing the base model's score{inputs} anew" if stacked else "mapping the base model's score"
+    return (f"The LLM's answers bring {brings}. The remainder is what {does} does, without any LLM: it "
+            f"{_moves(auc)} AUC and {_moves(logloss)} log-loss.")  # fmt: skip
 
 
 def _moves(change: float) -> str:
