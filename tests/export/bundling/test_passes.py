@@ -67,6 +67,7 @@ def test_work_beside_ends_when_nobody_wants_it() -> None:
     assert list(until(None, range(3))) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_two_lanes_make_the_bundle_of_one_byte_for_byte(run: Run, tmp_path: Path) -> None:
     said: list[str] = []
     for threads in (1, 2):
@@ -105,6 +106,7 @@ def test_the_calibration_runs_beside_the_checks_where_there_are_threads_and_memo
     assert [(threads, beside) for _, threads, beside in asked] == [(1, False)] * 4
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_leaves_no_lane_and_no_folder(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +124,7 @@ def test_an_export_that_fails_leaves_no_lane_and_no_folder(
     monkeypatch.setattr(verify, "check_llm", check)
 
 
+@pytest.mark.slow
 def test_what_fails_in_the_lane_fails_the_export(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = verify.gguf_scores
 
@@ -136,6 +139,7 @@ def test_what_fails_in_the_lane_fails_the_export(run: Run, tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_one_of_the_reference_rows_has_a_text(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt, rows = Export.prompt, list[str]()
 

@@ -105,6 +105,7 @@ def test_a_new_item_is_scored_by_its_words_as_torch_does(bundle: Bundle, run: Ru
     assert abs(answer.crm[0] - answer.crm[1]) > 1e-6
 
 
+@pytest.mark.slow
 def test_http_score_and_engine_say_the_same_of_a_typed_in_item(bundle: Bundle, user: User, tmp_path: Path) -> None:
     body = request_json(Request(user, [Candidate("new", NEW), Candidate("other", {"title": "A lamp"})]))
     own, other = scores(bundle.root, user, Candidate("new", NEW), Candidate("other", {"title": "A lamp"}))

@@ -51,6 +51,7 @@ def check_asked(response: httpx.Response) -> None:
     assert "ms" in {candidate["reason"] for candidate in response.json()["candidates"]}
 
 
+@pytest.mark.slow
 def test_a_version_that_is_swapped_in_knows_what_asking_costs_as_the_first_does(site: Path) -> None:
     source = open_source(site, load)
     first, _ = source.first()
