@@ -231,7 +231,7 @@ def fetched(recipe: Recipe, at_hand: Callable[[str, str], str]) -> Recipe:
 
 
 def _check_path(path: str, where: Place, file: bool = True) -> None:
-    """Raises RecipeError for an id of the hub that is none; `file`: whether it may be of a GGUF file."""
+    """Raises RecipeError for a malformed id of the hub; `file`: whether it may be of a GGUF file."""
     try:
         found = hub.parse(path) if hub.is_id(path) else None
     except InputError as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from corella_edge_runtime.bench.load.mix import Stream, mix
 from corella_edge_runtime.bench.load.outcome import Outcome
-from corella_edge_runtime.bench.load.rates import highest, holds
+from corella_edge_runtime.bench.load.rates import holds
 from harness.load.setting import ServerUnderLoad
 
 LATE = 0.100  # p99 of a served rate, seconds
@@ -32,3 +33,21 @@ def saturation(
         return kept
 
     return highest(served, first), tried
+
+
+def highest(served: Callable[[float], bool], first: float, precision: float = 0.05, most: float = 1e5) -> float:
+    """The highest rate that is served, within `precision` of it; 0 if `first` / 64 is not.
+
+    A rate counts as too high when it fails twice: something else may have been in the way.
+    """
+    low, high = 0.0, first
+    while high < most and (served(high) or served(high)):
+        low, high = high, 2 * high
+    if not low:
+        while high > first / 64 and not low:
+            high /= 2
+            low, high = (high, 2 * high) if served(high) or served(high) else (0.0, high)
+    while low and high - low > precision * low:
+        middle = (low + high) / 2
+        low, high = (middle, high) if served(middle) or served(middle) else (low, middle)
+    return low

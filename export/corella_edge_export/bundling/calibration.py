@@ -16,7 +16,7 @@ import numpy as np
 from corella_edge.bundle import artefact as bundle
 from corella_edge.routing.fusion import REPLACE
 from corella_edge_export.bundling import verify
-from corella_edge_export.bundling.passes import Beside
+from corella_edge_export.bundling.passes import Lane
 from corella_edge_export.bundling.routing import by_time, routing
 from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.data.rowset import RowSet
@@ -39,7 +39,7 @@ class Calibrating:
 
     def __init__(self, job: Export) -> None:
         self.job = job
-        self._beside: Beside[verify.Floats] | None = None
+        self._beside: Lane[verify.Floats] | None = None
 
     @property
     def threads(self) -> int:
@@ -59,7 +59,7 @@ class Calibrating:
         threads, own = self.job.options.threads // 2, self.job.folder / bundle.LLM
         size = own.stat().st_size + others.stat().st_size
         if threads and SPARE * size <= available():
-            self._beside = Beside(lambda stop: self._asked(threads, stop))
+            self._beside = Lane(lambda stop: self._asked(threads, stop))
 
     def close(self) -> None:
         """Whatever is at work ends."""

@@ -17,7 +17,7 @@ class GivenUpError(RuntimeError):
     """Nobody wants the rest of a pass any more."""
 
 
-class Stages:
+class StageTimes:
     """Says what is being done, and how long it took.
 
     Attributes:
@@ -39,7 +39,7 @@ class Stages:
             self._say(f"{what}: {took:.0f} s")
 
 
-class Beside(Generic[T]):
+class Lane(Generic[T]):
     """Work in a thread of its own, beside what its maker does meanwhile."""
 
     def __init__(self, work: Callable[[threading.Event], T]) -> None:

@@ -30,7 +30,7 @@ from corella_edge.request import Candidates, Request
 from corella_edge.request_json import request_json
 from corella_edge_export.bundling import adapters, file_types, ready, verify
 from corella_edge_export.bundling.calibration import Calibrating
-from corella_edge_export.bundling.passes import Stages
+from corella_edge_export.bundling.passes import StageTimes
 from corella_edge_export.bundling.popular import popular_lines
 from corella_edge_export.bundling.ranked import ndcg
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
@@ -85,7 +85,7 @@ class Export:
         self.schema, self.catalog = run.fit_inputs()
         self.catalog.vectors = run.served_vectors()
         self.encoder = FeatureEncoder(self.schema, self.catalog)
-        self.stages, self.calibrating = Stages(say), Calibrating(self)
+        self.stages, self.calibrating = StageTimes(say), Calibrating(self)
         self.prompts: PromptEncoder | None = self._prompts() if _has_llm(run, options) else None
         self.differences: dict[str, float] = {}
         self.text: dict[str, float] = {}

@@ -11,7 +11,7 @@ import pytest
 
 from corella_edge.errors import ExportError
 from corella_edge_export.bundling import calibration, verify
-from corella_edge_export.bundling.passes import Beside, GivenUpError, Stages, until
+from corella_edge_export.bundling.passes import GivenUpError, Lane, StageTimes, until
 from corella_edge_export.bundling.write import Export, ExportOptions, export
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.training import stages
@@ -40,7 +40,7 @@ def lanes() -> list[str]:
 def test_a_stage_is_said_at_its_beginning_and_with_its_time_at_its_end() -> None:
     said: list[str] = []
     times = iter([0.0, 12.4, 20.0, 20.5])
-    made = Stages(said.append, lambda: next(times))
+    made = StageTimes(said.append, lambda: next(times))
     with made.of("reading"):
         assert said == ["reading …"]
     with made.of("a moment"):
@@ -57,7 +57,7 @@ def test_work_beside_ends_when_nobody_wants_it() -> None:
             read.append(row)
             begun.set()
 
-    beside = Beside(work)
+    beside = Lane(work)
     assert begun.wait(10)
     beside.close()
     assert not lanes()

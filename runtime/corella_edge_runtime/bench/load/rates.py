@@ -19,7 +19,7 @@ SMALL = 0.005  # seconds that a median may grow by whatever its factor
 GRID = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0)  # times a power of ten
 DOUBLE = 3  # steps of the grid
 FARTHEST = 6 * DOUBLE  # steps that a search goes below where it began
-STRIDES = (1, 2, 4, 8, 16)  # steps from where one begun anew began, up or down
+STRIDES = (1, 2, 4, 8, 16)  # steps up or down from where a repeated search begins
 MOST_RATE = 1e5
 
 
@@ -69,7 +69,7 @@ def _between(served: Callable[[int], bool], low: int, high: int) -> tuple[int, i
 
 
 def moved_step(served: Callable[[float], bool], last: int, held: bool) -> tuple[int | None, int | None]:
-    """The same begun anew from the `last` result, of which it is known whether it is served now: up or down by
+    """The same, begun at the `last` result, of which it is known whether it is served now: up or down by
     `STRIDES` until that changes, and then between the two; each tried once.
 
     The lower one is None if none was found that is served, the upper one if none was found that is not.
@@ -85,21 +85,3 @@ def moved_step(served: Callable[[float], bool], last: int, held: bool) -> tuple[
         near = step
     low, high = (near, far) if held else (far, near)
     return (low, high) if low is None or high is None else _between(lambda step: served(on_grid(step)), low, high)
-
-
-def highest(served: Callable[[float], bool], first: float, precision: float = 0.05, most: float = 1e5) -> float:
-    """The highest rate that is served, within `precision` of it; 0 if `first` / 64 is not.
-
-    A rate counts as too high when it fails twice: something else may have been in the way.
-    """
-    low, high = 0.0, first
-    while high < most and (served(high) or served(high)):
-        low, high = high, 2 * high
-    if not low:
-        while high > first / 64 and not low:
-            high /= 2
-            low, high = (high, 2 * high) if served(high) or served(high) else (0.0, high)
-    while low and high - low > precision * low:
-        middle = (low + high) / 2
-        low, high = (middle, high) if served(middle) or served(middle) else (low, middle)
-    return low
