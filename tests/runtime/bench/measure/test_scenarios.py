@@ -17,7 +17,6 @@ from corella_edge_runtime.bench.load.rates import (
     GRID,
     MOST_RATE,
     STRIDES,
-    highest,
     holds,
     largest_step,
     moved_step,
@@ -358,16 +357,6 @@ def test_offline_on_several_processes() -> None:
     assert len(given) == 18
     assert (found.wall, found.llm_seconds, found.memory) == (0.2, 0.1, 12345)
     assert own.slice(spot("single"), Share(1, 1e9), 0).memory == 12000  # the processes wait
-
-
-def test_a_rate_that_fails_once_by_chance_is_tried_again() -> None:
-    seen: list[float] = []
-
-    def held(rate: float) -> bool:
-        seen.append(rate)
-        return rate <= 40.0 and seen.count(rate) > 1
-
-    assert 40.0 / 1.06 <= highest(held, 10.0) <= 40.0
 
 
 def test_a_queue_that_grows_keeps_no_objective() -> None:
