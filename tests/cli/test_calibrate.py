@@ -203,6 +203,17 @@ def test_no_next_step_is_named_where_nothing_is_gained(corella, bundle, logged, 
     assert "deploy push SITE" in helped.err
 
 
+def test_without_its_report_there_is_no_bundle(corella, bundle, logged, tmp_path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("corella_edge_runtime.calibrate.report.write", interrupted)
+    before = set(tmp_path.iterdir())
+    done = corella("calibrate", bundle, "--log", logged, "--out", tmp_path / "new", "--share", "0.1", *QUICK)
+    assert done.code != 0
+    assert set(tmp_path.iterdir()) == before
+
+
 def test_taken_folders_are_refused(corella, bundle, logged, tmp_path):
     (tmp_path / "new-report").mkdir()
     (tmp_path / "new-report" / "mine").touch()

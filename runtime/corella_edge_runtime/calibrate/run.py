@@ -99,7 +99,7 @@ def calibrate(
     check: Callable[[Path], None] = lambda folder: None, learned: bool = False,
     fusion: str = BEST,
 ) -> tuple[str, Json]:  # fmt: skip
-    """Fit, write the bundle `out` and the report `folder`; the new bundle's label, and all figures.
+    """Fit, write the bundle `out` and the report `folder`, both or none; the new bundle's label, and all figures.
 
     Args:
         later: rows to report on; None cuts `rows` by time.
@@ -122,9 +122,8 @@ def calibrate(
     result = {**found.result, "fusions": fusions, "gate": gate, "warnings": [*found.result["warnings"], *traps]}
     result["cost"] = None if cost is None else {"first_ms": cost.first, "further_ms": cost.further}
     found = Calibrated(found.share, found.threshold, found.parts, found.values, result)
-    label = bundles.write(bundle, found, wanted, out, check)
-    result = {"bundle": label, "parent": bundle.label, **result}
-    with new_folder(folder) as made:
+    with bundles.written(bundle, found, wanted, out, check) as label, new_folder(folder) as made:
+        result = {"bundle": label, "parent": bundle.label, **result}
         report.write(result, made)
     return label, result
 
