@@ -19,6 +19,7 @@ from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import Band, Disagreement, Entropy, Margin, Measure
 from corella_edge.routing.parts import Parts, by_time
 from corella_edge.routing.policy import UNASKABLE, AskCost, Routing
+from corella_edge.routing.told import rare
 from corella_edge_runtime.calibrate import bundle as bundles
 from corella_edge_runtime.calibrate import report
 
@@ -119,7 +120,8 @@ def calibrate(
     if learned:
         wanted, gate = gated(parts, wanted)
     found = calibrated(rows, wanted, later)
-    result = {**found.result, "fusions": fusions, "gate": gate, "warnings": [*found.result["warnings"], *traps]}
+    said = (*found.result["warnings"], rare(wanted.measure, float(np.mean(rows.label)), "rows", "`--centre`"), *traps)
+    result = {**found.result, "fusions": fusions, "gate": gate, "warnings": list(filter(None, said))}
     result["cost"] = None if cost is None else {"first_ms": cost.first, "further_ms": cost.further}
     found = Calibrated(found.share, found.threshold, found.parts, found.values, result)
     with bundles.written(bundle, found, wanted, out, check) as label, new_folder(folder) as made:
