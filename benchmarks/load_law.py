@@ -13,7 +13,7 @@ Both halves are measured in rounds, each of them at every ratio: whatever distur
 the p99 of one ratio. Twelve requests are the slowest hundredth of 1,200, and at 20 a second they come in 0.6 seconds.
 So beside the p99 stand its interval, as `corella-edge benchmark` takes it over blocks of requests and over the rounds,
 and what other processes took in the worst of the rounds. A run beside which something else took more than 5 % of the
-machine is void and not kept.
+machine is void and not kept. At the end it says, of each ratio, whether both figures are within 15 %.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from corella_edge_runtime.bench.results.seen import Meanwhile, Seen, Spot, slice
 from corella_edge_runtime.bench.results.slo import Measured, MeasuredShare
 from corella_edge_runtime.engine import Engine
 from harness.quiet import Watch, is_void
-from harness.results import ended
+from harness.results import ended, write
 
 RATIOS = (0.01, 0.05, 0.1, 0.2)
 FITTED = (0.0, 0.01, 0.05, 0.1, 0.2, 1.0)
@@ -137,14 +137,46 @@ def figures(given: argparse.Namespace) -> dict[str, Any]:
             "void": is_void(other)}  # fmt: skip
 
 
-def line(one: dict[str, Any]) -> str:
+def off(one: dict[str, Any], name: str) -> float:
+    """By how much of the prediction a figure, `touched` or `p99`, was measured above it."""
+    seen, said = one["measured"][name], one["predicted"][name]
+    return float((seen - said) / max(said, 1e-9))
+
+
+def verdict(one: dict[str, Any], within: float) -> str:
+    """Of one ratio: whether both figures are within that much of the prediction; of a p99 that is not, whether its
+    interval reaches there."""
+    if not one.get("enough", True):
+        return "not known: too few requests for a p99"
+    if one["met"]:
+        return "yes"
+    seen, said = one["measured"], one["predicted"]["p99"]
+    reaches = seen.get("p99_low") is not None and (
+        seen["p99_low"] <= said * (1.0 + within) and seen["p99_high"] >= said * (1.0 - within)
+    )
+    return "no, but the interval reaches it" if reaches and abs(off(one, "touched")) <= within else "no"
+
+
+def conclusion(found: dict[str, Any]) -> str:
+    """At how many ratios the law holds, and by how much the others are off."""
+    within, ratios = found["within"], found["ratios"]
+    missed = [
+        f"ratio:{one['ratio']:g} ({', '.join(f'{name} {off(one, name):+.0%}' for name in ('touched', 'p99'))})"
+        for one in ratios
+        if not one["met"]
+    ]
+    held = f"Requests touched and p99 within {within:.0%} of the prediction at {len(ratios) - len(missed)} of"
+    return f"{held} {len(ratios)} shares" + (f"; not shown at {', '.join(missed)}" if missed else "") + "."
+
+
+def line(one: dict[str, Any], within: float) -> str:
     """Of one ratio, for a person."""
     seen, said = one["measured"], one["predicted"]
     known = seen["p99_low"] is not None
-    sure = f" [{1000 * seen['p99_low']:.1f}, {1000 * seen['p99_high']:.1f}]" if known else " (too few requests)"
+    sure = f" [{1000 * seen['p99_low']:.1f}, {1000 * seen['p99_high']:.1f}]" if known else ""
     return (f"ratio:{one['ratio']:g}: touched {seen['touched']:.1%}, predicted {said['touched']:.1%}; p99 "
-            f"{1000 * seen['p99']:.1f}{sure} ms, predicted {1000 * said['p99']:.1f} ms; others took "
-            f"{one['other']['foreign']:.1%}")  # fmt: skip
+            f"{1000 * seen['p99']:.1f}{sure} ms, predicted {1000 * said['p99']:.1f} ms, {off(one, 'p99'):+.0%}; others "
+            f"took {one['other']['foreign']:.1%}; within {within:.0%}: {verdict(one, within)}")  # fmt: skip
 
 
 def main() -> int:
@@ -163,13 +195,19 @@ def main() -> int:
     def once() -> dict[str, Any]:
         kept.update(figures(given))
         for one in kept["ratios"]:
-            print(line(one), file=sys.stderr)
+            print(line(one, WITHIN), file=sys.stderr)
+        print(conclusion(kept), file=sys.stderr)
         return kept
 
     code = ended("load_law", once, None)
-    if not code and given.out and not kept["void"]:
-        return ended("load_law", lambda: kept, given.out)
-    return code or int(bool(kept["void"]))
+    if code:
+        return code
+    if kept["void"]:
+        print(f"load_law: void: others took {kept['other']['foreign']:.1%} of the machine's time, "
+              f"{kept['other']['steal']:.1%} was stolen; nothing is kept", file=sys.stderr)  # fmt: skip
+    elif given.out:
+        write(given.out, kept)
+    return int(bool(kept["void"]))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import language_page
 import llm_page
 import own_tables_page
 import picture
+import policies_page
 import reached_page
 import routing_page
 import serving_page
@@ -52,7 +53,9 @@ def pages() -> dict[Path, str]:
         "base-models": base_models_page.lines(RESULTS, PUBLISHED),
         "language-pays": language_page.pays(RESULTS),
         "own-tables": own_tables_page.lines(RESULTS, PUBLISHED), "serving": serving_page.lines(RESULTS),
-        "policy-checks": routing_page.lines(RESULTS),
+        "policy-checks": routing_page.lines(RESULTS), "load-law": routing_page.law(RESULTS),
+        "routing-forms": policies_page.forms(RESULTS), "routing-domains": policies_page.domains(RESULTS),
+        "routing-measures": policies_page.measures(RESULTS), "routing-scales": policies_page.scales(RESULTS),
         **llm_page.parts(RESULTS),
     }  # fmt: skip
     return {

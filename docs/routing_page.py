@@ -1,4 +1,5 @@
-"""What docs/results.md says of logs: what of a gain is the LLM's, which shares are certified, what is refused."""
+"""What docs/results.md says of logs: what of a gain is the LLM's, which shares are certified, what is refused. And
+whether the law behind `corella-edge plan` holds."""
 
 from __future__ import annotations
 
@@ -8,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge_export.evaluation.tables import figure, table_head, table_row
+from load_law import conclusion, off, verdict
 
 Json = dict[str, Any]
 NAMES = "policy-checks-*.json"
+LAWS = "load-law*.json"
+BEFORE = "llm_spread"  # what the law of before knew of a machine
 
 
 def lines(results: Path) -> Iterator[str]:
@@ -52,3 +56,43 @@ def _certified(name: str, one: Json) -> str:
         return table_row(name, f"{one['risk']:g}", "none", one["refused"], "")
     rows = f"{one['missed']:,} of {one['rows']:,}"
     return table_row(name, f"{one['risk']:g}", f"{one['share']:.1%}", rows, figure(one["later"]))
+
+
+def law(results: Path) -> Iterator[str]:
+    """The law beside what was measured, of every kept result of `benchmarks/load_law.py`: the law of before last."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(results.rglob(LAWS))]
+    for place, one in enumerate(sorted(found, key=_of_before)):
+        yield from [""] * (place > 0)
+        yield from _measured_law(one)
+
+
+def _of_before(one: Json) -> bool:
+    return BEFORE in one["box"]["cold"]
+
+
+def _measured_law(one: Json) -> Iterator[str]:
+    load, machine, within = one["load"], one["machine"], one["within"]
+    rounds = f" in {one['rounds']} rounds" if "rounds" in one else ""
+    which = ", by the law as it was before, with one log-normal spread for all shares" * _of_before(one)
+    yield f"`{one['bundle']}`, {load['qps']:g} requests a second of {load['candidates']} candidates,"
+    yield f"{one['requests']:,} requests{rounds}, {machine['cpu']}, {machine['cores']} cores, {one['made'][:10]},"
+    yield f"commit {one['commit']}"
+    yield f"({one['other']['foreign']:.1%} of the machine went to other processes){which}:"
+    yield ""
+    yield from table_head(
+        "share asked for", "requests touched, predicted", "measured", "p99 predicted, ms", "measured, ms",
+        "p99 off by", f"both within {within:.0%}",
+    )  # fmt: skip
+    yield from (_at_share(row, within) for row in one["ratios"])
+    yield ""
+    yield conclusion(one)
+
+
+def _at_share(row: Json, within: float) -> str:
+    seen, said = row["measured"], row["predicted"]
+    low, high = seen.get("p99_low"), seen.get("p99_high")
+    p99 = f"{1000 * seen['p99']:.1f}" + ("" if low is None else f" [{1000 * low:.1f}, {1000 * high:.1f}]")
+    return table_row(
+        f"{row['ratio']:.0%}", f"{said['touched']:.1%}", f"{seen['touched']:.1%}", f"{1000 * said['p99']:.1f}", p99,
+        f"{off(row, 'p99'):+.0%}", verdict(row, within),
+    )  # fmt: skip

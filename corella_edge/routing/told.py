@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from corella_edge.routing.measure import LN2, NEVER, entropy
+from corella_edge.routing.measure import LN2, NEVER, Measure, entropy
 from corella_edge.routing.policy import USUAL, Policy, Routing
 
 RARE = 0.1  # a base rate from which on downwards few probabilities come near one half
@@ -78,10 +78,16 @@ def _cost(policy: Policy, routing: Routing) -> Iterator[str]:
            f"ms:{cost.expected(share, USUAL):.3g}")  # fmt: skip
 
 
+def rare(measure: Measure, rate: float | None, rows: str, way: str) -> str:
+    """What to say where such a share of `rows` is positive that a measure which is greatest at one half finds little,
+    and `way` is another one; else nothing."""
+    if rate is None or min(rate, 1.0 - rate) >= RARE or getattr(measure, "centre", None) != 0.5:
+        return ""
+    return (f"{rate:.1%} of the {rows} are positive, so few probabilities are near one half: {way} orders candidates "
+            "by how near they are to that rate")  # fmt: skip
+
+
 def _rare(policy: Policy, routing: Routing) -> Iterator[str]:
-    rate = routing.base_rate
-    if routing.share(policy) == 0.0:
-        return
-    if rate is not None and min(rate, 1.0 - rate) < RARE and getattr(policy.measure, "centre", None) == 0.5:
-        yield (f"{rate:.1%} of the calibration rows are positive, so few probabilities are near one half: a bundle "
-               "exported with `--measure centred` orders candidates by how near they are to that rate")  # fmt: skip
+    way = "a bundle exported with `--measure centred`, or calibrated with `--centre`,"
+    if routing.share(policy) != 0.0 and (said := rare(policy.measure, routing.base_rate, "calibration rows", way)):
+        yield said

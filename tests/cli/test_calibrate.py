@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from corella_edge.bundle.artefact import Bundle
@@ -201,6 +202,29 @@ def test_no_next_step_is_named_where_nothing_is_gained(corella, bundle, logged, 
     assert "deploy push" not in same.err
     assert "no gain" not in helped.err
     assert "deploy push SITE" in helped.err
+
+
+def test_where_positives_are_rare_a_centre_is_offered(corella, bundle, tmp_path):
+    log.write(ROWS.take((ROWS.label == 0.0) | (np.arange(len(ROWS)) % 15 == 0)), tmp_path / "rare.jsonl")
+    options = ("--log", tmp_path / "rare.jsonl", "--share", "0.1", *QUICK, "--gain", "0.5")
+    offered = "% of the rows are positive, so few probabilities are near one half: `--centre` orders candidates"
+    plain = corella("calibrate", bundle, "--out", tmp_path / "plain", *options)
+    centred = corella("calibrate", bundle, "--out", tmp_path / "centred", *options, "--centre")
+    assert plain.code == centred.code == 0, plain.err + centred.err
+    assert offered in plain.err
+    assert offered in (tmp_path / "plain-report" / "report.md").read_text()
+    assert "near one half" not in centred.err
+
+
+def test_without_its_report_there_is_no_bundle(corella, bundle, logged, tmp_path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("corella_edge_runtime.calibrate.report.write", interrupted)
+    before = set(tmp_path.iterdir())
+    done = corella("calibrate", bundle, "--log", logged, "--out", tmp_path / "new", "--share", "0.1", *QUICK)
+    assert done.code != 0
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_taken_folders_are_refused(corella, bundle, logged, tmp_path):

@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from bundles import make_bundle
 from corella_edge.bundle.artefact import Bundle
+from corella_edge.routing.forms import parse_threshold
 from corella_edge.routing.labelled import COLUMNS
+from corella_edge.routing.measure import entropy
+from corella_edge.routing.policy import AskCost, Calibration, Routing
+from corella_edge.routing.told import told
 from logs import labelled_log
 from pages import blocks, read, section
 from sessions import ONE, Served, serving, start, succeed
@@ -96,3 +101,11 @@ def test_what_the_page_shows_of_the_table_is_a_log(tmp_path: Path) -> None:
     path = tmp_path / "answered.csv"
     path.write_text(TABLE)
     assert len(read_log(path)) == len(TABLE.splitlines()) - 1
+
+
+def test_what_serve_md_shows_of_a_start_are_its_sentences() -> None:
+    (shown,) = [block for block in blocks(section(read("serve.md"), "Thresholds")) if "asking the LLM costs" in block]
+    p = np.linspace(0.01, 0.99, 60)
+    routing = Routing("ratio:0.3", Calibration.fit(entropy(p)), rows=60, cost=AskCost(6.8, 1.5), probabilities=p)
+    lines = told(parse_threshold("ratio:0.3", routing), routing, "ratio:0.3")
+    assert re.sub(r"\d[\d.]*", "#", shown.strip()) == re.sub(r"\d[\d.]*", "#", "\n".join(lines))

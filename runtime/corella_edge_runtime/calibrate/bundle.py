@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from corella_edge.atomic import new_folder
@@ -16,10 +17,12 @@ from corella_edge_runtime.site.successor import link_files, next_version, parent
 MARK = "+policy."
 
 
-def write(
+@contextmanager
+def written(
     bundle: Bundle, found: Calibrated, wanted: Wanted, out: Path, check: Callable[[Path], None] = lambda folder: None
-) -> str:
-    """Write the bundle `out`, which appears whole or not at all; its label. `check` is called with it before.
+) -> Iterator[str]:
+    """The label of the bundle `out`, which appears whole when the block ends, or not at all. `check` is called with it
+    before.
 
     Raises:
         InputError: `out` is taken or cannot be written. BundleError: a file of `bundle` was changed meanwhile.
@@ -36,4 +39,4 @@ def write(
         (folder / ROUTING).write_text(text, "utf-8")
         seal_next(bundle, folder, version, about, {ROUTING})
         check(folder)
-    return f"{bundle.manifest.name}@{version}"
+        yield f"{bundle.manifest.name}@{version}"

@@ -19,6 +19,7 @@ from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import Band, Disagreement, Entropy, Margin, Measure
 from corella_edge.routing.parts import Parts, by_time
 from corella_edge.routing.policy import UNASKABLE, AskCost, Routing
+from corella_edge.routing.told import rare
 from corella_edge_runtime.calibrate import bundle as bundles
 from corella_edge_runtime.calibrate import report
 
@@ -99,7 +100,7 @@ def calibrate(
     check: Callable[[Path], None] = lambda folder: None, learned: bool = False,
     fusion: str = BEST,
 ) -> tuple[str, Json]:  # fmt: skip
-    """Fit, write the bundle `out` and the report `folder`; the new bundle's label, and all figures.
+    """Fit, write the bundle `out` and the report `folder`, both or none; the new bundle's label, and all figures.
 
     Args:
         later: rows to report on; None cuts `rows` by time.
@@ -119,12 +120,12 @@ def calibrate(
     if learned:
         wanted, gate = gated(parts, wanted)
     found = calibrated(rows, wanted, later)
-    result = {**found.result, "fusions": fusions, "gate": gate, "warnings": [*found.result["warnings"], *traps]}
+    said = (*found.result["warnings"], rare(wanted.measure, float(np.mean(rows.label)), "rows", "`--centre`"), *traps)
+    result = {**found.result, "fusions": fusions, "gate": gate, "warnings": list(filter(None, said))}
     result["cost"] = None if cost is None else {"first_ms": cost.first, "further_ms": cost.further}
     found = Calibrated(found.share, found.threshold, found.parts, found.values, result)
-    label = bundles.write(bundle, found, wanted, out, check)
-    result = {"bundle": label, "parent": bundle.label, **result}
-    with new_folder(folder) as made:
+    with bundles.written(bundle, found, wanted, out, check) as label, new_folder(folder) as made:
+        result = {"bundle": label, "parent": bundle.label, **result}
         report.write(result, made)
     return label, result
 

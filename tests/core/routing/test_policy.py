@@ -315,7 +315,7 @@ def test_a_start_names_rare_positives_and_what_is_not_known() -> None:
     routing = Routing("ratio:0.5", Calibration.fit(np.linspace(0, LN2, 9)), base_rate=0.02)
     text = " ".join(told(parse_threshold("ratio:0.5", routing), routing, "ratio:0.5"))
     assert "2.0% of the calibration rows are positive" in text
-    assert "--measure centred" in text
+    assert "exported with `--measure centred`, or calibrated with `--centre`, orders" in text
     assert "is not known" in text
     assert told(Policy(), routing, "ratio:0") == ["threshold ratio:0: the LLM is never asked"]
     assert "does not tell" in " ".join(told(parse_threshold("band:0.1-0.2", routing), routing, "band"))
