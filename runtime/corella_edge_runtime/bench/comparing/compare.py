@@ -14,7 +14,6 @@ from typing import Literal
 
 from corella_edge_runtime.bench.reports import shown
 from corella_edge_runtime.bench.reports.facts import provenance
-from corella_edge_runtime.bench.reports.sections import USERS
 from corella_edge_runtime.bench.results.circumstances import Figure, Scenario
 from corella_edge_runtime.bench.results.points import Point
 from corella_edge_runtime.bench.results.result import QualityPoint, Result
@@ -198,7 +197,7 @@ def _key(point: Point) -> Key:
 
 def _where(key: Key, point: Point) -> str:
     cores = ", all cores" if key[3] else ""
-    return f"{shown.SCENARIOS[point.scenario]}, {USERS[point.users]}{cores}, {shown.asked(point)}"
+    return f"{shown.SCENARIOS[point.scenario]}, {shown.USERS[point.users]}{cores}, {shown.asked(point)}"
 
 
 def _rows(results: Sequence[Result]) -> Iterable[ComparedFigure]:

@@ -155,7 +155,7 @@ def quality(result: Result, metric: str, without: Collection[str] = ()) -> str:
     axis = shown.METRICS.get(metric, metric.upper())
     frame = Frame(_shares(), charts.linear(*_inside(known, metric), axis), right=112)
     lines = [_of_line(own, name, metric) for name in QUALITY if any(point.line == name for point in own)]
-    lines += [_level(point, metric) for point in alone]
+    lines += [_level(point, metric, frame.x) for point in alone]
     words = "; ".join(f"{shown.asked(point)}: {shown.fine(point.metrics[metric])}" for point in own
                       if point.line == "policy")  # fmt: skip
     return charts.chart(frame, lines, f"{axis} by routed share", f"{axis} of the policy at {words}.",
@@ -197,10 +197,10 @@ def _of_line(own: Sequence[QualityPoint], name: str, metric: str) -> Line:
                 [figure.high or 0.0 for figure in figures] if banded else [])  # fmt: skip
 
 
-def _level(point: QualityPoint, metric: str) -> Line:
+def _level(point: QualityPoint, metric: str, across: Axis) -> Line:
     """A model alone, across the whole picture."""
     name, colour, dash = ALONE[point.line]
-    return Line(name, colour, [0.0, 1.0], [_value(point, metric)] * 2, dash)
+    return Line(name, colour, [across.low, across.high], [_value(point, metric)] * 2, dash)
 
 
 def _knee(result: Result, frame: Frame, own: Sequence[QualityPoint], metric: str) -> list[str]:
@@ -232,14 +232,17 @@ def frontier(found: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def trade(result: Result, metric: str) -> str:
-    """Quality against latency, p99 and p50; filled marks lie on the frontier, hollow ones are beaten by another."""
+    """Quality against latency, p99 and p50; filled marks lie on the frontier, hollow ones are beaten by another. Each
+    model alone is a level."""
     both = {name: pairs(result, name, metric) for name in ("p99", "p50")}
     ms = [value for found in both.values() for _, value, _ in found]
+    alone = [point for point in result.quality.points if point.line in ALONE and _known(point, metric)]
     ends = [end for _, _, figure in both["p99"] for end in (figure.value, figure.low, figure.high) if end is not None]
+    ends += [_value(point, metric) for point in alone]
     axis = shown.METRICS.get(metric, metric.upper())
     across = charts.logarithmic(min(ms), max(ms), "milliseconds a request, new users (log)", room=9)
-    frame = Frame(across, charts.linear(min(ends), max(ends), axis), right=62)
-    lines = [_traded(both[name], name) for name in ("p50", "p99")]
+    frame = Frame(across, charts.linear(min(ends), max(ends), axis), right=106)
+    lines = [_traded(both[name], name) for name in ("p50", "p99")] + [_level(point, metric, frame.x) for point in alone]
     bars = [stroke(frame.across(value), frame.up(figure.low), frame.across(value), frame.up(figure.high), FAINT)
             for _, value, figure in both["p99"] if figure.low is not None and figure.high is not None]  # fmt: skip
     words = charts.labels([(frame.across(value), frame.up(figure.value or 0.0), shown.brief(point))

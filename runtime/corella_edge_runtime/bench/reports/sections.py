@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from corella_edge.routing.rules import ENTROPY, RULES
-from corella_edge_runtime.bench.reports import curves, shown, spreads
+from corella_edge_runtime.bench.reports import ceilings, curves, shown, spreads
 from corella_edge_runtime.bench.reports.facts import provenance
 from corella_edge_runtime.bench.reports.shown import (
     METRICS,
     NONE,
     PERCENTILES,
     SCENARIOS,
+    USERS,
     asked,
     digits,
     figure,
@@ -24,8 +25,7 @@ from corella_edge_runtime.bench.results.points import Point
 from corella_edge_runtime.bench.results.result import QualityPoint, Result
 from corella_edge_runtime.document import Section, Weak
 
-USERS = {"new": "new users", "returning": "returning users"}
-LATENCY = ("asked for", "realised share", "touched, predicted", "touched, measured",
+LATENCY = ("asked for", "realised share", "touched, predicted", "touched, measured", "p99 ms, predicted",
            *(f"{name} ms" for name in PERCENTILES.values()))  # fmt: skip
 WORK = ("asked for", "requests/s", "goodput/s", "candidates/s", "LLM ms per 1,000 requests", "tokens: evaluated",
         "tokens: reused", "degraded", "rejected", "kept", "failed", "late", "memory, MiB", "J per 1,000 requests",
@@ -35,7 +35,7 @@ Rows = list[list[str]]
 
 def sections(result: Result) -> Iterator[Section]:
     """What the report says below its head, in order."""
-    yield from _ceilings(result)
+    yield from ceilings.sections(result)
     yield from _headline(result)
     yield from _quality(result)
     yield from _work(result)
@@ -45,34 +45,6 @@ def sections(result: Result) -> Iterator[Section]:
     yield from _offline(result)
     yield from _over_time(result)
     yield from _provenance(result)
-
-
-def _ceilings(result: Result) -> Iterator[Section]:
-    found = result.ceilings
-    if found.crm_ms is None:
-        return
-    rows = [["base model, bare ONNX session", f"{digits(found.crm_ms)} ms for {found.crm_candidates} candidates"]]
-    if found.llm_tokens_per_s:
-        kind = result.bundle.llm_type or "type not known"
-        rows.append(["LLM, whole prompts one after another", f"{many(found.llm_tokens_per_s)} tokens/s ({kind}), "
-                     f"prompts of {many(found.llm_prompt_tokens)} tokens"])  # fmt: skip
-    if found.multiply_gflops:
-        own = found.llm_gflops
-        share = f"; the LLM reads at {many(own)}, {per_cent(own / found.multiply_gflops)} of it" if own else ""
-        rows.append(["matrix multiply, float32", f"{many(found.multiply_gflops)} GFLOP/s{share}"])
-    near = reached(result)
-    said = ["What no serving code on this machine can beat, measured first. A request's least time is its candidates "
-            "through the bare session and its evaluated tokens at that rate; the bars say which part of the measured "
-            "mean that is. The rest is left to win: what is done around both models, and waiting."]  # fmt: skip
-    drawn = [(spreads.ceilings(near), "Least time by the ceilings, as a share of the measured mean.")] if near else []
-    yield Section("Ceilings", said, ["ceiling", "measured"], rows, drawn)
-
-
-def reached(result: Result) -> list[tuple[str, float]]:
-    """Of the headline's points: the least time by the ceilings, as a share of the mean that was measured."""
-    both = [(point, shown.least_ms(result, point)) for point in shown.headline(result)]
-    return [(shown.brief(point), least / point.latency.mean.value) for point, least in both
-            if least is not None and point.latency.mean.value]  # fmt: skip
 
 
 def _headline(result: Result) -> Iterator[Section]:
@@ -117,7 +89,8 @@ def _latency(point: Point) -> list[str]:
     for name in PERCENTILES:
         words = figure(shown.spread(point, name))
         values.append(words if name == "max" or name in point.latency.supported or words == NONE else Weak(words))
-    return [asked(point), percent(point.share), per_cent(point.law.touched), percent(point.touched), *values]
+    return [asked(point), percent(point.share), per_cent(point.law.touched), percent(point.touched),
+            digits(point.law.p99), *values]  # fmt: skip
 
 
 def _quality(result: Result) -> Iterator[Section]:

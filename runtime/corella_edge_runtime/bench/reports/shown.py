@@ -15,6 +15,7 @@ from corella_edge_runtime.bench.results.result import QualityPoint, Result
 NONE = "-"
 PERCENTILES = {"p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p999": "p99.9", "max": "max"}
 SCENARIOS: dict[Scenario, str] = {"single": "SingleStream", "server": "Server", "offline": "Offline"}
+USERS = {"new": "new users", "returning": "returning users"}
 METRICS = {"auc": "AUC", "uauc": "within-user AUC", "logloss": "log-loss", "ece": "ECE", "accuracy": "accuracy"}
 STAGES = {"wait": "wait", "http": "HTTP", "parse": "parse", "store": "store", "turn": "turn", "encode": "encode",
           "crm": "base model", "policy": "policy", "prompt": "prompt", "queue": "queue", "prefill": "LLM",
@@ -107,18 +108,6 @@ def marks(found: Sequence[Point]) -> tuple[list[str], str]:
 def matching(found: Iterable[Point], share: float) -> Point | None:
     """The point that asks for a share, or the one whose realised share is nearest to it."""
     return min(found, key=lambda point: abs(_rising(point)[0] - share), default=None)
-
-
-def least_ms(result: Result, point: Point) -> float | None:
-    """What a request of a point takes at least by the ceilings, in the mean, milliseconds: its candidates through the
-    bare session, and its evaluated tokens at the rate at which the LLM reads."""
-    found = result.ceilings
-    if found.crm_ms is None or not found.crm_candidates:
-        return None
-    if point.tokens_evaluated and not found.llm_tokens_per_s:
-        return None
-    reading = 1000.0 * point.tokens_evaluated / found.llm_tokens_per_s if found.llm_tokens_per_s else 0.0
-    return found.crm_ms * point.candidates / found.crm_candidates + reading
 
 
 def spread(point: Point, name: str) -> Figure:

@@ -34,10 +34,10 @@ BAR = 24  # pixels of a ratio's bar
 PER_DECADE = 24  # classes of latency
 LEGEND = 100  # pixels of a name below a picture
 # Each stage's colour, and the direction of its hatching, so that neighbours differ in grey.
-PAINTS = {"wait": (NEUTRAL, "down"), "http": (YELLOW, ""), "parse": (NEUTRAL, ""), "store": (GREEN, "up"),
+PAINTS = {"wait": (NEUTRAL, "down"), "http": (YELLOW, "up"), "parse": (NEUTRAL, ""), "store": (GREEN, "up"),
           "turn": (ORANGE, "down"), "encode": (SKY, "up"), "crm": (BLUE, ""), "policy": (YELLOW, "down"),
           "prompt": (SKY, ""), "queue": (PURPLE, "up"), "prefill": (VERMILION, ""), "fuse": (GREEN, "down"),
-          "serialise": (ORANGE, ""), "other": (BLACK, "up")}  # fmt: skip
+          "serialise": (ORANGE, "up"), "other": (BLACK, "")}  # fmt: skip
 
 
 def humps(found: Sequence[Point], title: str) -> str:

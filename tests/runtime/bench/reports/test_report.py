@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,13 +17,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from bench_results import RATIOS
 from bench_results import result as made_up
 from corella_edge.errors import InputError
 from corella_edge_runtime.bench.reports import curves, report, shown, spreads
+from corella_edge_runtime.bench.reports.ceilings import reached
 from corella_edge_runtime.bench.reports.facts import provenance
-from corella_edge_runtime.bench.reports.sections import reached, sections
+from corella_edge_runtime.bench.reports.sections import sections
 from corella_edge_runtime.bench.results import result
-from corella_edge_runtime.bench.results.circumstances import BundleFacts, Ceilings, Figure, Noise, Quiet, Verified
+from corella_edge_runtime.bench.results.circumstances import (
+    BundleFacts,
+    Ceilings,
+    Figure,
+    Noise,
+    Quiet,
+    Threads,
+    Verified,
+)
 from corella_edge_runtime.bench.results.histogram import counted
 from corella_edge_runtime.bench.results.points import Energy, Latency, Law, Outcomes, Point, Rates
 from corella_edge_runtime.bench.results.result import QualityLines, Result
@@ -138,6 +149,30 @@ def test_ceilings_come_first_and_shares_are_of_them(measured: Result, page: str)
     assert "Ceilings" not in report.page(replace(measured, ceilings=Ceilings()))
 
 
+def test_every_figure_is_a_share_of_its_ceiling(measured: Result) -> None:
+    """Base model and LLM one after the other in a request; beside each other in a process; a core does one of them."""
+    base, llm = measured.ceilings.crm_ms, measured.ceilings.llm_tokens_per_s
+    rows = shares(measured)
+    assert list(rows) == [f"{100 * ratio:g} %" for ratio in RATIOS]
+    for scenario, name, ceiling in (
+        ("single", "mean time, new users", lambda reading: f"{shown.digits(base + reading)} ms"),
+        ("server", "largest rate, new users", lambda reading: f"{shown.digits(1000 / max(base, reading))}/s"),
+        ("offline", "Offline, 2 processes, new users", lambda reading: f"{shown.digits(2000 / (base + reading))}/s"),
+    ):
+        point = shown.points(measured, scenario, "new")[-1]
+        assert rows["100 %"][name].endswith(f" [{ceiling(1000 * point.tokens_evaluated / llm)}]")
+    other = replace(measured, threads=Threads(crm=1, llm=7))
+    assert "Offline, 2 processes, new users" not in shares(other)["0 %"]
+    assert "has no ceiling here" in report.markdown(other)
+    assert "share of its ceiling" not in report.markdown(replace(measured, points=()))
+
+
+def shares(result: Result) -> dict[str, dict[str, str]]:
+    """The cells of the table by row and column."""
+    table = next(one for one in sections(result) if one.title == "Each figure as a share of its ceiling")
+    return {of: dict(zip(table.header[1:], cells, strict=True)) for of, *cells in table.rows}
+
+
 def test_percentiles_without_support_are_grey_and_said(page: str, measured: Result) -> None:
     assert page.count('<span class="weak">(') > 8
     assert "p99 takes 1,000 requests, p99.9 takes 10,000 requests" in page
@@ -228,6 +263,18 @@ def test_the_printed_table_is_short(measured: Result, tmp_path: Path) -> None:
     assert rows == [f"{100 * ratio:g}" for ratio in (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)]
     assert max(len(line) for line in lines[1:-4]) <= 120
     assert [line.partition(": ")[0] for line in lines[-4:]] == [str(tmp_path / name) for name in report.FILES]
+
+
+def test_lines_and_stages_are_told_apart_without_colours() -> None:
+    """As by a reader who sees no colours, or in a grey print: by dashes and marks; neighbours in a bar by hatching."""
+    alone = {name: (dash, "") for name, _, dash in curves.ALONE.values()}
+    drawn = {name: (dash, kind) for name, (_, dash, kind) in curves.QUALITY.items()}
+    for looks in ([look[1:] for look in curves.LOOKS.values()], [look[1:] for look in curves.MANY],
+                  [*drawn.values(), *alone.values()]):  # fmt: skip
+        assert len(set(looks)) == len(looks)
+    for elsewhere in ({"http", "store", "turn"}, {"other", "fuse"}):  # what has no part in process, and over HTTP
+        hatches = [spreads.PAINTS[name][1] for name in shown.STAGES if name not in elsewhere]
+        assert all(a != b for a, b in pairwise(hatches))
 
 
 def test_hostile_names_stay_text(measured: Result) -> None:

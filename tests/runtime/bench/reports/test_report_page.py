@@ -17,6 +17,7 @@ from corella_edge_runtime.bench.reports import report
 from corella_edge_runtime.bench.results.result import Result
 
 pytestmark = needs_chromium
+PAPER = 1031  # pixels between the margins of A4 across: 273 mm
 # Texts of a plot that lie on each other by more than a pixel, or that leave their plot.
 OVERLAPS = """() => {
   const found = [];
@@ -80,6 +81,10 @@ def test_it_prints(browser: Any, pages: dict[str, Path], name: str) -> None:
     watched.tab.emulate_media(media="print")
     look = "one => [getComputedStyle(one).color, getComputedStyle(document.body).backgroundColor]"
     assert watched.tab.locator("body").evaluate(look) == ["rgb(31, 41, 51)", "rgb(255, 255, 255)"]
+    watched.tab.set_viewport_size({"width": PAPER, "height": 700})
+    assert watched.tab.evaluate("document.documentElement.scrollWidth") <= PAPER
+    cut = "all => all.filter((one) => one.scrollWidth > one.parentElement.clientWidth + 1).map((one) => one.innerText)"
+    assert watched.tab.locator("table").evaluate_all(cut) == []
     watched.close()
 
 
