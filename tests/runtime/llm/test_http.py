@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import logging
 import math
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -231,17 +232,18 @@ def test_a_server_that_does_not_tell_its_context_is_asked_again(connect: Any, se
 def test_a_server_out_of_reach_is_left_alone_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    with serving(score, CONTEXT) as server:
-        address = parse_address(f"sglang+{server.base}")
-    backend = RemoteBackend(address, TOKENS, LlmSettings(), ClientLimits(pause=0.2))
-    assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
-    sent = backend.stats()["requests"]
-    assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
-    assert backend.stats()["requests"] == sent
-    now[0] += 0.25
-    assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
-    assert backend.stats()["requests"] > sent
-    backend.close()
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # nobody listens
+        address = parse_address(f"sglang+http://127.0.0.1:{held.getsockname()[1]}")
+        backend = RemoteBackend(address, TOKENS, LlmSettings(), ClientLimits(pause=0.2))
+        assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
+        sent = backend.stats()["requests"]
+        assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
+        assert backend.stats()["requests"] == sent
+        now[0] += 0.25
+        assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
+        assert backend.stats()["requests"] > sent
+        backend.close()
 
 
 def test_questions_beyond_the_queue_are_refused_at_once(connect: Any, server: Any) -> None:
