@@ -183,7 +183,7 @@ def test_a_child_that_does_not_get_ready_is_killed(llama: Any, tmp_path: Path, m
 
 def test_a_child_at_work_is_not_silent(start: Any) -> None:
     backend = start()
-    assert reasons(backend.submit(heavy(250)), 120) == {""}
+    assert reasons(backend.submit(heavy(100)), 120) == {""}
     assert backend.stats()["restarts"] == 0.0
 
 
