@@ -17,7 +17,7 @@ import corella_edge_export  # noqa: F401 - before any test imports torch: libgom
 import made_once
 
 # `make test-slow` names the thorough one.
-for name, examples in {"corella": 50, "thorough": 300}.items():
+for name, examples in {"corella": 25, "thorough": 300}.items():
     settings.register_profile(name, deadline=None, max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("corella")
 
@@ -54,6 +54,11 @@ gc.disable()
 def pytest_runtestloop() -> None:
     gc.freeze()
     gc.enable()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: one always waits for a process, a socket or a disk."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_unconfigure() -> None:

@@ -23,7 +23,10 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1"
 
 
 # What the commands below load in their bodies: once, not once a case.
-LOADED = ("corella_edge_runtime.engine", "corella_edge_runtime.server.run", "corella_edge_export.data.prepare")
+LOADED = (
+    "corella_edge_runtime.engine", "corella_edge_runtime.server.run", "corella_edge_export.data.prepare",
+    "corella_edge_runtime.bench.run", "corella_edge_runtime.calibrate.run",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,6 @@ def writers(place: Path) -> list[list[str | Path]]:
         ["inspect", GOLDEN, "--json"],
         ["keys", "list", place / "keys.json"],
         ["deploy", "status", place / "site"],
-        ["doctor"],
         ["score", GOLDEN, place / "requests.jsonl", "--no-llm", "--out", "-"],
         ["catalog", "update", GOLDEN, place / "items.jsonl", "--no-verify", *new],
     ]
@@ -97,11 +99,17 @@ def writers(place: Path) -> list[list[str | Path]]:
 
 @pytest.mark.parametrize("how", OUTPUTS)
 def test_an_output_that_can_not_be_written_is_one_line(door: Door, place: Path, how: str) -> None:
-    commands = [command for command in writers(place) if command != ["doctor"] or how == "full"]  # it takes seconds
+    commands = writers(place)
     shutil.rmtree(place / "new", ignore_errors=True)
     cases = [{"args": command, "streams": {"1": how}} for command in commands]
     for command, (code, said) in zip(commands, door.run(cases), strict=True):
         assert (code, told(said)) == OUTPUTS[how], command
+
+
+@pytest.mark.slow  # the self-test of llama.cpp takes seconds
+def test_a_doctor_who_can_not_write_is_one_line(door: Door) -> None:
+    ((code, said),) = door.run([{"args": ["doctor"], "streams": {"1": "full"}}])
+    assert (code, told(said)) == OUTPUTS["full"]
 
 
 @pytest.mark.parametrize("how", ["full", "closed", "gone"])
@@ -255,9 +263,9 @@ def test_a_nul_character_is_told(door: Door) -> None:
     "environment",
     [
         {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-        {"PYTHONIOENCODING": "ascii"},
         {"PYTHONIOENCODING": "latin-1"},
-        {"LC_ALL": "POSIX"},
+        pytest.param({"PYTHONIOENCODING": "ascii"}, marks=pytest.mark.slow),
+        pytest.param({"LC_ALL": "POSIX"}, marks=pytest.mark.slow),
     ],
 )
 def test_any_locale_prints_any_text(door: Door, place: Path, environment: dict[str, str]) -> None:

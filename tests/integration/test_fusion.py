@@ -141,6 +141,7 @@ def test_evaluate_judges_what_is_served(tiny, stacked, tmp_path):
     assert last["gain_over_llm"]["value"] != 0.0
 
 
+@pytest.mark.slow
 def test_blend_needs_no_fit(tiny, tmp_path):
     out = tmp_path / "bundle"
     succeed("export", tiny.run, "--out", out, "--fusion", "blend", "--no-sample", *ONE)

@@ -51,10 +51,11 @@ def server() -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def nobody() -> str:
-    """An address on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        return f"http://127.0.0.1:{gone.getsockname()[1]}"
+def nobody() -> Iterator[str]:
+    """An address on which nobody listens, and which nobody else is given meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
 def reasons(answer: Any) -> set[str]:

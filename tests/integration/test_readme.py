@@ -267,6 +267,7 @@ def test_tab_completion_is_as_documented():
     assert "_corella_edge_completion" in done.stdout
 
 
+@pytest.mark.slow  # `make check` says the same
 def test_generated_parts_are_current():
     done = subprocess.run(
         [sys.executable, "docs/generate.py", "--check"], cwd=REPOSITORY, capture_output=True, text=True, check=False

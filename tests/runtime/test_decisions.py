@@ -68,7 +68,7 @@ def test_a_slow_disk_holds_nobody_up_and_what_is_lost_is_counted(
     started = time.monotonic()
     for _ in range(decisions.WAITING + 2 * decisions.TOGETHER):
         log.put(request, found, "b@1")
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < 15.0  # the disk takes 20
     assert 0 < log.lost <= 2 * decisions.TOGETHER
     released.set()
     log.close()

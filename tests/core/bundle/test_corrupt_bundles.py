@@ -567,7 +567,10 @@ class Lengths:
         return [*range(0, min(self.dense, size), 37), *range(self.dense, size, self.step)]
 
 
-@pytest.mark.parametrize(("name", "lengths"), [("llm.gguf", Lengths(6000, 9000)), ("crm.onnx", Lengths(1500, 300))])
+@pytest.mark.parametrize(("name", "lengths"), [
+    ("llm.gguf", Lengths(1500, 20_000)), ("crm.onnx", Lengths(1500, 300)),
+    pytest.param("llm.gguf", Lengths(6000, 9000), marks=pytest.mark.slow),
+])  # fmt: skip
 def test_wherever_a_model_is_cut_off_it_is_refused(root: Path, name: str, lengths: Lengths) -> None:
     whole = (root / name).read_bytes()
     for length in lengths.of(len(whole)):

@@ -265,7 +265,7 @@ def test_rows_fit_no_prediction_of_their_own() -> None:
         )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=settings.default.max_examples // 5, deadline=None)  # each takes a tenth of a second
 @given(st.randoms())
 def test_the_order_of_rows_does_not_change_the_choice(rng: Any) -> None:
     rows = labelled_log(60, 5, 20)

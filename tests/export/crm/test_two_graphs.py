@@ -87,7 +87,7 @@ STEPS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=25)
+@settings(max_examples=settings.default.max_examples // 3)
 @given(STEPS, st.sampled_from(BUDGETS))
 def test_whatever_is_kept_scores_are_those_of_a_fresh_reading(
     exported: ExportedCrm, steps: list[tuple[int, list[int], bool]], budget: int

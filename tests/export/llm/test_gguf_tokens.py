@@ -32,6 +32,7 @@ from corella_edge_export.llm.tokenizer import load_tokenizer, resolve_answers, s
 from corella_edge_runtime.llm.llama.binding import Model
 
 KINDS = ["scratch", "smollm2", "llama2", "qwen2.5", "tiktoken"]
+MANY = pytest.mark.parametrize("many", [400, pytest.param(2000, marks=pytest.mark.slow)])
 OWN = {"scratch": save_scratch_tokenizer, "tiktoken": save_tiktoken_tokenizer}
 
 
@@ -66,13 +67,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
     return get
 
 
+@MANY
 @pytest.mark.parametrize("kind", KINDS)
-def test_texts_split_alike(pair: Callable[[str], Pair], kind: str) -> None:
+def test_texts_split_alike(pair: Callable[[str], Pair], kind: str, many: int) -> None:
     chosen = pair(kind)
     nothing, tokens = Catalog([], []), Tokens(0, 1, None)
     trainer = PromptEncoder(Template(), nothing, chosen.tokenize, tokens)
     runtime = PromptEncoder(Template(), nothing, chosen.model.tokenize, tokens)
-    differing = [t for t in TEXTS + random_texts(2000) if trainer.tokenize(t) != runtime.tokenize(t)]
+    differing = [t for t in TEXTS + random_texts(many) if trainer.tokenize(t) != runtime.tokenize(t)]
     assert differing == []
 
 
@@ -251,8 +253,9 @@ def test_another_kind_of_sentencepiece_is_refused(tmp_path: Path) -> None:
         to_gguf.write_vocabulary(random_llama(32000).config, chosen, tmp_path / "x.gguf", tmp_path / "tokenizer.model")
 
 
+@MANY
 @pytest.mark.parametrize("first", [True, False])
-def test_pieces_of_a_gguf_are_joined_as_llama_cpp_joins_them(tmp_path: Path, first: bool) -> None:
+def test_pieces_of_a_gguf_are_joined_as_llama_cpp_joins_them(tmp_path: Path, first: bool, many: int) -> None:
     """The GGUF is all that there is of the tokenizer: adapters may be trained on a Llama 2 or Gemma of that form."""
     copy_tokenizer("llama2", tmp_path)
     proto = spm.ModelProto.FromString((tmp_path / "tokenizer.model").read_bytes())
@@ -261,7 +264,7 @@ def test_pieces_of_a_gguf_are_joined_as_llama_cpp_joins_them(tmp_path: Path, fir
     model = random_llama(32000)
     to_gguf.write_gguf(model, load_tokenizer(tmp_path), tmp_path / "x.gguf", "x", tmp_path / "tokenizer.model")
     read, opened = GgufModel(tmp_path / "x.gguf").tokenizer(), Model(tmp_path / "x.gguf", vocabulary_only=True)
-    tokenize, texts = segment_tokenizer(read), TEXTS + random_texts(2000)
+    tokenize, texts = segment_tokenizer(read), TEXTS + random_texts(many)
     assert [t for t in texts if tokenize(t) != opened.tokenize(t)] == []
     assert (read.bos_token_id, read.eos_token_id, read.unk_token_id) == (1, 2, 0)
     to_gguf.write_vocabulary(model.config, read, tmp_path / "again.gguf")

@@ -244,10 +244,8 @@ def test_the_summary_decides_what_was_kept(tmp_path: Path) -> None:
     assert log.read(folder).stages[0].kept == LINES["crm"][1]
 
 
-@pytest.mark.parametrize(
-    "text", ["</title><script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a & <b> \ud800"]
-)
-def test_hostile_texts_stay_texts(tmp_path: Path, text: str) -> None:
+def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
+    text = '</title><script>alert(1)</script> "><img src=x onerror=alert(1)> a & <b> \ud800'
     recipe = {"name": text, "seed": text, text: {text: text}, "joint": {"pairs": [[text, text]] * 2}}
     found = read(run_folder(tmp_path / "run", recipe=recipe, data=text, versions={text: text}))
     assert not [attrs for tag, attrs in found.tags if tag in ("script", "img", "b")]

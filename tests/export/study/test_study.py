@@ -252,6 +252,7 @@ def test_what_variants_and_seeds_share_is_trained_once(studied: Studied) -> None
         assert once.parent == studied.variant(1) / "predictions"
 
 
+@pytest.mark.slow  # it trains all of it once more; a second call is the quick one
 def test_an_interrupted_study_goes_on_to_the_same_end(
     studied: Studied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

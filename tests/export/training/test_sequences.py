@@ -29,6 +29,7 @@ from corella_edge_export.training.tasks.sequences import (  # noqa: E402
     item_feed,
     places_of,
 )
+from quick import others_slow  # noqa: E402
 from tiny_run import crm_recipe  # noqa: E402
 
 KEYS = {"kind": "sequence", "embedding_dim": 8, "heads": 2, "inner": 12, "history": 6, "history_block": 3,
@@ -64,10 +65,11 @@ def test_parts_of_a_batch_add_up_to_it(data: PreparedData, keys: Any, members: i
     assert task.losses(batch, 0, 0, Part(len(batch), len(batch) + 1)) == {}
 
 
-@pytest.mark.parametrize("keys", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("loss", others_slow(LOSSES, ("ratings and next items beside", "drawn items")))
 def test_a_run_that_broke_off_ends_like_one_that_did_not(
-    data: PreparedData, tmp_path: Path, keys: Any, monkeypatch: pytest.MonkeyPatch
+    data: PreparedData, tmp_path: Path, loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    keys: Any = LOSSES[loss]
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     schedule = Schedule(1e-2, 1e-4, 2, 2, 3)
     whole, broken = (made(data, dropout=0.2, **keys) for _ in range(2))

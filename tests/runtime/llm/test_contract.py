@@ -180,35 +180,33 @@ def test_a_job_larger_than_the_queue_is_refused_whole_though_nobody_waits(
 
 
 def test_an_expired_deadline_is_told_at_once(backend: Any, rows: Any) -> None:
-    started = time.monotonic()
-    found = backend.submit(rows, started - 1.0).result(10)
+    found = backend.submit(rows, time.monotonic() - 1.0).result(10)
     assert [answer.reason for answer in found] == ["deadline"] * len(rows)
     assert all(math.isnan(answer.probability) for answer in found)
-    assert time.monotonic() - started < 2.0
 
 
 def test_a_near_deadline_ends_what_takes_longer(backend: Any, rows: Any, expected: Any) -> None:
     many = [Prompt(long(600)[i:], long(200 + i)[200:] or (11,)) for i in range(60)]
-    deadline = time.monotonic() + 0.05
-    found = backend.submit(many, deadline).result(10)
+    found = backend.submit(many, time.monotonic() + 0.05).result(10)
     assert {answer.reason for answer in found} <= {"", "deadline"}
     assert found[-1].reason == "deadline"
-    assert time.monotonic() - deadline < 3.0
     after = [answer.probability for answer in backend.submit(rows[:3]).result(60)]
     assert after == pytest.approx(expected(rows[:3]), abs=TOGETHER)
 
 
 def test_cancelling_some_leaves_the_others(backend: Any, rows: Any, expected: Any) -> None:
     before = backend.stats()["prompts"]
+    # What the others wait for: nobody is so slow to cancel that it would be done before.
+    ahead = backend.submit([Prompt(long(800)[i:], (11,)) for i in range(20)])
     futures = [backend.submit(rows[i % 10 : i % 10 + 2]) for i in range(20)]
-    cancelled = [future for future in futures[::2] if future.cancel()]
+    assert all(future.cancel() for future in futures[::2])
     wait(futures[1::2], 60)
     for i in range(1, 20, 2):
         found = [answer.probability for answer in futures[i].result(0)]
         assert found == pytest.approx(expected(rows[i % 10 : i % 10 + 2]), abs=TOGETHER)
-    assert cancelled
-    # Some may have been at work already, the others were never computed.
-    assert backend.stats()["prompts"] - before < 2 * len(futures)
+    assert {answer.reason for answer in ahead.result(60)} == {""}
+    # What was cancelled was never computed.
+    assert backend.stats()["prompts"] - before == 20 + 2 * len(futures[1::2])
 
 
 def test_eight_threads_get_each_their_own(backend: Any, prompts: Any, expected: Any) -> None:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import importlib
 import logging
 import math
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.backends import table
+from corella_edge_runtime.llm.backends.remote import client
 from corella_edge_runtime.llm.backends.remote.client import ClientLimits, RemoteBackend
 from corella_edge_runtime.llm.backends.remote.flavours import KEY_VARIABLE, parse_address
 from corella_edge_runtime.llm.contract.backend import ModelSpec
@@ -147,7 +150,7 @@ def test_a_slow_server_is_left_at_the_deadline(connect: Any, server: Any, flavou
     server.go.clear()
     started = time.monotonic()
     assert reasons(backend.submit(ROWS, started + 0.2)) == ["deadline"] * 4
-    assert 0.15 < time.monotonic() - started < 2.0
+    assert 0.15 < time.monotonic() - started < 15.0  # it would answer after 20
     server.go.set()
     assert values(backend.submit(ROWS)) == pytest.approx(right(ROWS))
 
@@ -164,7 +167,7 @@ def test_what_was_answered_in_time_stays(connect: Any, server: Any) -> None:
 
     server.score = second_hangs
     rows = [ROWS[0], ROWS[2], ROWS[3]]
-    found = backend.submit(rows, time.monotonic() + 0.5).result(20)
+    found = backend.submit(rows, time.monotonic() + 2.0).result(20)
     assert [answer.reason for answer in found] == ["", "deadline", "deadline"]
     assert found[0].probability == pytest.approx(right(rows)[0])
 
@@ -226,18 +229,21 @@ def test_a_server_that_does_not_tell_its_context_is_asked_again(connect: Any, se
     assert reasons(backend.submit(ROWS)) == [""] * 4
 
 
-def test_a_server_out_of_reach_is_left_alone_for_a_moment() -> None:
-    with serving(score, CONTEXT) as server:
-        address = parse_address(f"sglang+{server.base}")
-    backend = RemoteBackend(address, TOKENS, LlmSettings(), ClientLimits(pause=0.2))
-    assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
-    sent = backend.stats()["requests"]
-    assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
-    assert backend.stats()["requests"] == sent
-    time.sleep(0.25)
-    assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
-    assert backend.stats()["requests"] > sent
-    backend.close()
+def test_a_server_out_of_reach_is_left_alone_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # nobody listens
+        address = parse_address(f"sglang+http://127.0.0.1:{held.getsockname()[1]}")
+        backend = RemoteBackend(address, TOKENS, LlmSettings(), ClientLimits(pause=0.2))
+        assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
+        sent = backend.stats()["requests"]
+        assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
+        assert backend.stats()["requests"] == sent
+        now[0] += 0.25
+        assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
+        assert backend.stats()["requests"] > sent
+        backend.close()
 
 
 def test_questions_beyond_the_queue_are_refused_at_once(connect: Any, server: Any) -> None:
@@ -259,7 +265,7 @@ def test_closing_does_not_wait_for_a_server_that_hangs(connect: Any, server: Any
     until(lambda: server.now > 0)
     started = time.monotonic()
     backend.close()
-    assert time.monotonic() - started < 3.0
+    assert time.monotonic() - started < 15.0  # it would answer after 20
     assert reasons(future) == ["llm_error"] * 4
     with pytest.raises(RuntimeError, match="closed"):
         backend.submit(ROWS)

@@ -13,6 +13,7 @@ from conftest import FakeDraft, FakeRanker
 from corella_edge.errors import BundleError
 from corella_edge.request import Request
 from corella_edge.scores import Scores
+from corella_edge_runtime.server import run as serving
 from corella_edge_runtime.server.bodies import parse_body
 from corella_edge_runtime.server.following import BundleSource
 from corella_edge_runtime.server.guard.connections import ConnectionLimits
@@ -23,14 +24,23 @@ from corella_edge_runtime.server.run import ServeSettings, listen, run
 OPTIONS = json.loads(sys.argv[1])
 
 
+def until_there(option: str) -> None:
+    """Wait for the file that an option names."""
+    while option in OPTIONS and not Path(OPTIONS[option]).exists():
+        time.sleep(0.01)
+
+
 class Slow(FakeRanker):
     def told(self) -> list[str]:
         return ["threshold ratio:0.05"]
 
+    def _ask(self) -> None:
+        until_there("answer_until")
+        super()._ask()
+
     def warm_up(self) -> None:
         time.sleep(OPTIONS.get("load_seconds", 0.0))
-        while "load_until" in OPTIONS and not Path(OPTIONS["load_until"]).exists():
-            time.sleep(0.01)
+        until_there("load_until")
         if "load_error" in OPTIONS:
             raise BundleError(OPTIONS["load_error"])
 
@@ -47,6 +57,7 @@ def slow_parse(body: bytes) -> Request:
     return parse_body(body)
 
 
+serving._CONNECTION_SECONDS = OPTIONS.get("connection_seconds", serving._CONNECTION_SECONDS)
 if "parse_seconds" in OPTIONS:
     rank.parse_body = slow_parse
 try:

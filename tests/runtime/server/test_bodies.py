@@ -233,7 +233,7 @@ def test_a_bomb_neither_fills_the_memory_nor_holds_others_up(site):
             return longest
 
     # Inflated where it arrives, 8 MiB would take tens of milliseconds; a busy machine may do so to anything.
-    assert asyncio.run(course()) < 2.0
+    assert asyncio.run(course()) < 10.0
 
 
 def test_what_a_body_unpacks_to_counts_among_what_is_held(make_site):

@@ -95,8 +95,8 @@ def test_life_from_loading_to_a_clean_stop(serve, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_requests_in_flight_finish(serve, number):
-    served = serve(delay=1.0)
+def test_a_signal_lets_requests_in_flight_finish(serve, number, tmp_path):
+    served = serve(answer_until=str(tmp_path / "answer"), timeout_ms=None)
     served.until(lambda: served.status("/v2/health/ready") == 200)
     with ThreadPoolExecutor(4) as pool:
         running = [pool.submit(served.rank) for _ in range(3)]
@@ -105,19 +105,18 @@ def test_a_signal_lets_requests_in_flight_finish(serve, number):
         served.until(lambda: served.status("/v2/health/ready") == 503)
         assert served.status("/v2/health/live") == 200
         assert served.rank().status_code == 503
+        (tmp_path / "answer").touch()
         assert [future.result().status_code for future in running] == [200, 200, 200]
     assert served.end() == (0, "closed\n", "")
 
 
 def test_idle_keep_alive_connections_do_not_hold_up_the_stop(serve):
-    served = serve()
+    served = serve(connection_seconds=60)  # uvicorn would give the open connection a minute
     served.until(lambda: served.status("/v2/health/ready") == 200)
     with httpx.Client() as client:
         client.get(served.url + "/v2/health/live")
-        start = time.monotonic()
         served.process.send_signal(signal.SIGTERM)
         assert served.end()[0] == 0
-    assert time.monotonic() - start < 4.5  # uvicorn would give the open connection 5 seconds
 
 
 def test_a_second_signal_does_not_wait_and_says_what_was_lost(serve):
@@ -184,16 +183,14 @@ def test_work_for_a_client_that_has_left_does_not_outlast_the_grace_period(serve
 
 
 def test_a_body_that_is_still_arriving_does_not_hold_up_the_stop(serve):
-    served = serve()
+    served = serve(connection_seconds=60)  # uvicorn would give the open connection a minute
     served.until(lambda: served.status("/v2/health/ready") == 200)
     with served.connect() as client:
         client.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         served.until(lambda: served.status("/v2/health/live") == 200)
-        start = time.monotonic()
         served.process.send_signal(signal.SIGTERM)
         assert b"HTTP/1.1 503" in read_until(client, b"the server is stopping")
         assert served.end() == (0, "closed\n", "")
-    assert time.monotonic() - start < 4.5  # uvicorn would give the open connection 5 seconds
 
 
 def test_a_client_that_closes_does_not_make_a_stop_unclean(serve):

@@ -296,11 +296,11 @@ def reasons(response: Any) -> set[str]:
 
 @pytest.mark.parametrize("own", [True, False])
 def test_a_late_llm_leaves_the_crms_scores_in_time(make_site, own):
-    site = make_site(limits=Limits(timeout_ms=5000.0 if own else 30.0))
+    site = make_site(limits=Limits(timeout_ms=15_000.0 if own else 30.0))
     site.ranker.blocked.clear()
     started = time.monotonic()
     response = site.rank(HARD | ({"timeout_ms": 30} if own else {}))
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 14
     assert response.status_code == 200
     assert reasons(response) == {"deadline"}
     assert [row["probability"] for row in response.json()["candidates"]] == [
@@ -449,13 +449,18 @@ def test_explain_says_what_decided(site):
 def test_the_wait_for_a_worker_is_spent_time(make_site):
     site = make_site(limits=Limits(worker_threads=1))
     site.ranker.crm_blocked.clear()
-    threading.Timer(0.3, site.ranker.crm_blocked.set).start()
 
     async def two() -> list[Any]:
         async with site.client() as client:
             first = asyncio.create_task(client.post("/v1/rank", json={"user": {}}))
-            await asyncio.sleep(0.05)
-            return await asyncio.gather(first, client.post("/v1/rank", json={"user": {}, "timeout_ms": 100}))
+            while site.service.in_flight < 1:
+                await asyncio.sleep(0.001)
+            second = asyncio.create_task(client.post("/v1/rank", json={"user": {}, "timeout_ms": 100}))
+            while site.service.in_flight < 2:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.2)
+            site.ranker.crm_blocked.set()
+            return await asyncio.gather(first, second)
 
     assert {response.status_code for response in asyncio.run(two())} == {200}
     assert site.ranker.times[1] <= 0.0

@@ -322,7 +322,7 @@ def test_a_late_llm_is_504_and_called_off(asking):
     started = time.monotonic()
     response = score(asking(backend), timeout_ms=150)
     assert (response.status_code, told(response)) == (504, "the LLM did not answer in time")
-    assert 0.15 <= time.monotonic() - started < 5.0
+    assert 0.15 <= time.monotonic() - started < 20.0
     assert backend.futures[0].cancelled()
 
 

@@ -22,6 +22,7 @@ from corella_edge_export.data.table.leakage import check_aucs, check_names
 from corella_edge_export.data.table.parse import read_description
 from corella_edge_export.data.table.prepare import prepare_table
 from corella_edge_export.data.table.samples import write
+from quick import others_slow
 from tables import Event, described, fill, prepared
 
 FILES = Files((Path("shop.csv"),))
@@ -180,7 +181,7 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("rule", ["time", "per-user", "leave-one-out"])
+@pytest.mark.parametrize("rule", others_slow(["time", "per-user", "leave-one-out"], ["time"]))
 def test_held_out_labels_change_nothing_that_is_fitted(rule: Any, tmp_path: Path) -> None:
     """Other labels and ratings of valid and test: the same training rows, tables, schema, vocabularies, catalogue
     (mean ratings, quality, likeness), inputs of every training row, and weights of a trained base model."""

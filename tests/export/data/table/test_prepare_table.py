@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import polars as pl
@@ -115,9 +114,7 @@ def test_a_second_run_costs_a_look_at_the_files(folder: Path) -> None:
     description = read_description(folder / "data.toml")
     first = prepare_table(description, folder / "out")
     written = (folder / "out" / "dataset.json").stat().st_mtime_ns
-    start = time.perf_counter()
     second = prepare_table(description, folder / "out")
-    assert time.perf_counter() - start < 1
     assert (first["already"], second["already"]) == (False, True)
     assert {**first, "seconds": 0, "already": True} == {**second, "seconds": 0}
     assert (folder / "out" / "dataset.json").stat().st_mtime_ns == written

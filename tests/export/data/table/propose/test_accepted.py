@@ -13,6 +13,7 @@ from corella_edge.cli import main
 from corella_edge.errors import InputError
 from corella_edge_export.data.table.parse import parse_description
 from corella_edge_export.data.table.propose.proposal import Proposal, propose
+from quick import others_slow
 from shop_tables import as_csv, changed, events, items, put, without
 
 E, ITEMS = events(), items()
@@ -65,7 +66,7 @@ def test_questions_are_refused_by_line_and_answers_are_read(tmp_path: Path, name
     parse_description(answered(proposal.text), tmp_path)
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", others_slow(TABLES, ("cancelled", "no users", "zeros", "no times")))
 def test_every_row_is_prepared(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     proposal = proposed(tmp_path, name)
     (tmp_path / "data.toml").write_text(answered(proposal.text))
