@@ -1,13 +1,15 @@
 """Does a base model know an item it was never trained on by its words? AUC with them and without, and a vector's time.
 
-    python benchmarks/new_items.py DATA NAME=RUN [NAME=RUN ...] --out FILE.json
+    python benchmarks/new_items.py DATA NAME=RUN[,RUN ...] [NAME=RUN ...] --out FILE.json
 
 The rows are those test rows of DATA whose item has no training row: such an item, typed into a request, has no id.
 Where they have both labels, these are what is to be told. Where each was liked (leave-one-out), the row's item is to be
-told from another one without training rows, drawn with a seed from those that the user's history lacks. Each RUN's base
-model scores the same rows twice: with the item's words, and without any, as an item out of the vocabulary (OOV).
-Intervals are by bootstrap over users, the gain is paired. The time is that of the run's text encoder as a bundle has
-it, one title a call, one thread on one core.
+told from another one without training rows, drawn with a seed from those that the user's history lacks. Each RUN's
+base model (of a NAME's recipe, a seed each) scores the same rows with the item's vector as the run has it, without any,
+as an item out of the vocabulary (OOV), and with the vector that a box makes of its words, in float32 and in INT8. What
+the box makes is near to the encoder's own vectors; of SAID's it is a linear map, whose loss this tells.
+Figures are means over the seeds, intervals by bootstrap over users, gains are paired. The time is that of the first
+run's text encoder as a bundle has it, one title a call, one thread on one core.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from base_model_quality import named
+from base_model_quality import mean, named
 from corella_edge import ranking
 from corella_edge.bundle.artefact import TEXT, TOKENIZER
 from corella_edge.errors import InputError
@@ -69,7 +71,7 @@ class LabelledPairs:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("models", type=named, nargs="+", metavar="NAME=RUN")
+    parser.add_argument("models", type=named, nargs="+", metavar="NAME=RUN[,RUN ...]")
     parser.add_argument("--seed", type=int, default=1, help="of the items that are drawn")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -81,14 +83,15 @@ def measured(options: argparse.Namespace) -> Row:
     """What is kept."""
     data = PreparedData.open(options.data)
     asked = asked_of(data, options.seed)
-    runs = {name: Run.open(folders[0], data) for name, folders in options.models}
-    models = [{"name": name, **judged(run, asked)} for name, run in runs.items()]
+    runs = {name: [Run.open(folder, data) for folder in folders] for name, folders in options.models}
+    models = [{"name": name, **judged(of, asked)} for name, of in runs.items()]
     counts = {"rows": len(asked.rows), "users": len(np.unique(data.split("test").users[asked.rows])),
               "items": len(np.unique(asked.items)), "liked": int(asked.labels.sum())}  # fmt: skip
     told = {"by": "drawn items" if asked.drawn else "labels", "counts": counts, "models": models}
     with tempfile.TemporaryDirectory() as folder:
-        served = forms(next(iter(runs.values())), Path(folder))
-        vector = timed(served, titles(next(iter(runs.values())))) if served else None
+        first, *_ = next(iter(runs.values()))
+        served = forms(first, Path(folder))
+        vector = timed(served, titles(first)) if served else None
     return {"what": "new items", "data": data.info["name"], "seed": options.seed, **told, "vector": vector}
 
 
@@ -120,41 +123,51 @@ def others_for(data: PreparedData, split: Split, rows: Indices, new: Indices, rn
     return found
 
 
-def judged(run: Run, asked: LabelledPairs) -> Row:
-    """AUC of the run's base model with the items' words and without, and the gain; what INT8 changes of it."""
+def judged(runs: Sequence[Run], asked: LabelledPairs) -> Row:
+    """Means over the runs: AUC with the items' vectors and without, the gain, and what making them on a box changes."""
+    found = [of_run(run, asked) for run in runs]
+    own, oov = (mean([one[vectors]["auc"] for one in found]) for vectors in ("kept", "oov"))
+    made = {metric: made_on_a_box([{v: one[v][metric] for v in ("kept", *FORMS)} for one in found])
+            for metric in found[0]["kept"]} if "int8" in found[0] else None  # fmt: skip
+    return {"recipe": runs[0].recipe.name, "seeds": [run.recipe.seed for run in runs],
+            "words": interval(own.interval()), "oov": interval(oov.interval()), "gain": interval(own.gain(oov)),
+            "on a box": made}  # fmt: skip
+
+
+def made_on_a_box(found: Sequence[Mapping[str, Sampled]]) -> Row:
+    """A metric with the vectors that the runs have and with those of a box, and the differences."""
+    of = {vectors: mean([one[vectors] for one in found]) for vectors in ("kept", *FORMS)}
+    return {
+        **{vectors: interval(one.interval()) for vectors, one in of.items()},
+        "float32 - kept": interval(of["float32"].gain(of["kept"])),
+        "int8 - float32": interval(of["int8"].gain(of["float32"])),
+    }
+
+
+def of_run(run: Run, asked: LabelledPairs) -> dict[str, dict[str, Sampled]]:
+    """Vectors of the asked items → the base model's figures with them; FORMS only where a box can make them."""
     schema, catalog = run.fit_inputs()
     rows, model = EncodedRows(run.data, "test", FeatureEncoder(schema, catalog)), run.crm("crm")
     if not schema.of("vector"):
         raise InputError(f"{run.folder}: its recipe reads no words; add [crm.text]")
     if asked.drawn and any(field.side == "item" for field in schema.of("derived")):
         raise InputError(f"{run.folder}: items can be drawn for a base model whose scores are products alone")
-    draws = Bootstrap(rows.split.users[asked.rows])
-    known, oov = (sampled_auc(scored(model, rows, asked, words), asked.labels, draws) for words in (True, False))
-    return {"recipe": run.recipe.name, "words": interval(known.interval()), "oov": interval(oov.interval()),
-            "gain": interval(known.gain(oov)), "int8": cost(run, model, rows, asked)}  # fmt: skip
+    ranks = run.recipe.crm.family.ranks
+    unknown = sampled_auc(scored(model, rows, asked, False), asked.labels, Bootstrap(rows.split.users[asked.rows]))
+    found = {"kept": qualities(model, rows, asked, ranks), "oov": {"auc": unknown}}
+    items = np.unique(asked.items)
+    for form, vectors in vectors_on_a_box(run, items).items():
+        with vectors_of(model, items, vectors):
+            found[form] = qualities(model, rows, asked, ranks)
+    return found
 
 
-def cost(run: Run, model: CrmModel, rows: EncodedRows, asked: LabelledPairs) -> Row | None:
-    """AUC, and NDCG@10 of a run that ranks, with INT8 vectors of the asked items minus float32 ones; None without."""
-    items, texts = np.unique(asked.items), texts_of(run.data, run.recipe.crm.text)
+def vectors_on_a_box(run: Run, items: Indices) -> dict[str, npt.NDArray[np.float32]]:
+    """Form → float32 [items, width] by the run's text encoder as a bundle has it; empty where it has none."""
+    texts = texts_of(run.data, run.recipe.crm.text)
     with tempfile.TemporaryDirectory() as folder:
-        served = forms(run, Path(folder))
-        if served is None:
-            return None
-        made = {form: one.vectors([texts[item] for item in items.tolist()]) for form, one in served.items()}
-    found = []
-    for form in FORMS:
-        with vectors_of(model, items, made[form]):
-            found.append(qualities(model, rows, asked, run.recipe.crm.family.ranks))
-    exact, small = found
-    cosines = (made["float32"] * made["int8"]).sum(axis=1) / np.prod(
-        [np.linalg.norm(one, axis=1).clip(min=1e-9) for one in made.values()], axis=0
-    )
-    return {
-        metric: {"float32": interval(exact[metric].interval()), "int8": interval(small[metric].interval()),
-                 "int8 - float32": interval(small[metric].gain(exact[metric]))}
-        for metric in exact
-    } | {"cosine_mean": float(cosines.mean()), "cosine_lowest": float(cosines.min())}  # fmt: skip
+        served = forms(run, Path(folder)) or {}
+        return {form: one.vectors([texts[item] for item in items.tolist()]) for form, one in served.items()}
 
 
 def qualities(model: CrmModel, rows: EncodedRows, asked: LabelledPairs, ranks: bool) -> dict[str, Sampled]:

@@ -15,6 +15,7 @@ import new_items  # noqa: E402
 import tiny_run  # noqa: E402
 from corella_edge import ranking  # noqa: E402
 from corella_edge.errors import InputError  # noqa: E402
+from corella_edge.metrics import Sampled  # noqa: E402
 from corella_edge_export.crm.base import CrmModel  # noqa: E402
 from corella_edge_export.crm.text_input import TextInput  # noqa: E402
 from corella_edge_export.evaluation import rivals  # noqa: E402
@@ -119,3 +120,14 @@ def test_other_vectors_of_items_hold_for_a_while() -> None:
     with new_items.vectors_of(model, np.array([1, 3]), other):
         assert model.text.table.tolist() == [[0, 1, 2], [-1, -1, -1], [6, 7, 8], [-1, -1, -1]]
     assert (model.text.table == torch.arange(12.0).reshape(4, 3)).all()
+
+
+def test_what_a_box_makes_is_compared_with_what_the_runs_have_seed_by_seed() -> None:
+    def of(kept: float, made: float) -> dict[str, Sampled]:
+        values = {"kept": kept, "float32": made, "int8": made + 0.25}
+        return {name: Sampled(value, np.array([value - 0.125, value + 0.125])) for name, value in values.items()}
+
+    found = new_items.made_on_a_box([of(0.5, 0.25), of(1.0, 0.25)])
+    assert [found[name]["value"] for name in ("kept", "float32", "int8")] == [0.75, 0.25, 0.5]
+    assert found["float32 - kept"] == {"value": -0.5, "low": -0.5, "high": -0.5}
+    assert found["int8 - float32"] == {"value": 0.25, "low": 0.25, "high": 0.25}
