@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge.bundle.artefact import CRM_FILES, events_file
+from corella_edge.bundle.artefact import CRM_FILES, events_file, product_files
 from corella_edge.errors import CorellaError, InputError
 from corella_edge.request import Candidates, Event, History, Request, User
 from corella_edge_runtime.bench.measure import traffic
@@ -86,10 +86,11 @@ class Contender:
         return clock() - began
 
     def megabytes(self) -> Row:
-        """Of each form of the CRM, both graphs where there are two."""
+        """Of each form of the CRM, all of its graphs."""
         files = self.engine.bundle.manifest.files
-        both = {name: [part for part in (name, events_file(name)) if part in files] for name in CRM_FILES}
-        return {name: round(sum(files[part].size for part in parts) / 1e6, 3) for name, parts in both.items() if parts}
+        graphs = {name: (name, events_file(name), *product_files(name)) for name in CRM_FILES if name in files}
+        sizes = {name: sum(files[part].size for part in parts if part in files) for name, parts in graphs.items()}
+        return {name: round(size / 1e6, 3) for name, size in sizes.items()}
 
 
 def request_of(user: User, asked: Workload, items: Sequence[str]) -> Request:
