@@ -105,7 +105,7 @@ def _width(graph: Graph, schema: Schema) -> int:
     found = _only(graph, graph.tried(feed))
     if found.ndim != 2 or found.shape[1] != 2:
         raise BundleError(f"{graph.name}: gives {list(found.shape)} for two items, expected a column of each")
-    return found.shape[0]
+    return int(found.shape[0])
 
 
 def _check_product(graph: Graph, schema: Schema, crm: Crm, width: int) -> None:

@@ -1,4 +1,4 @@
-"""A bundle whose base model multiplies ranks its catalogue by one product: as `crm.onnx` does, and as long as it can."""
+"""A bundle whose base model multiplies ranks its catalogue by one product: as `crm.onnx` scores it."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_catalogue_update_is_ranked_with_what_is_new_and_ties_stand_in_its_ord
             assert (engine.products is None) == (place == 1)
             n = len(engine.encoder.catalog)
             scores = engine.rank(Request(users(engine)[4], None, top_k=n))
-            names = {item: p for item, p in zip(scores.items, scores.crm.tolist(), strict=True)}
+            names = dict(zip(scores.items, scores.crm.tolist(), strict=True))
             assert len({names[twin["item"]] for twin in TWINS}) == 1
             ranked = [row["item"] for row in answer(Request(User(), None), scores, "b@1")["candidates"]]
             first = ranked.index("twin 0")
