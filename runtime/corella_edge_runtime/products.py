@@ -21,7 +21,7 @@ from corella_edge.request import Candidates
 from corella_edge_runtime.crm import MAX_BATCH, STATES, Crm, Graph, extreme, sigmoid
 
 VECTORS = "vectors"  # of the items, a column each
-FEW = 8  # of so many items that one is ranked, its vectors are taken by themselves; else all are multiplied
+FEW = 8  # of so many items that one is ranked or fewer, these are few: not all vectors are multiplied for them
 Logits = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float32]  # [k, items]
 
@@ -60,10 +60,13 @@ class Products:
         return cls(crm, encoder) if all(there) else None
 
     def serves(self, candidates: Candidates) -> Ints | None:
-        """The catalogue rows of candidates that can be scored here: items of the catalogue as the catalogue has them,
-        by whoever knows their rows. None of others, whom `crm.onnx` scores."""
+        """The catalogue rows of candidates that are to be scored here: items of the catalogue as the catalogue has
+        them, by whoever knows their rows; but no few for whom all vectors would first be made. None of others, which
+        `crm.onnx` scores."""
         rows = None if candidates.own else candidates.rows
-        return rows if rows is None or rows.max(initial=-1) < self._encoder.unknown_row else None
+        if rows is None or rows.max(initial=-1) >= self._encoder.unknown_row:
+            return None
+        return None if self._items is not None and len(rows) <= MAX_BATCH and self._few(rows) else rows
 
     def probability(self, feed: Feed, rows: Ints) -> npt.NDArray[np.float64]:
         """P(label = 1), float64 [n], of catalogue rows int64 [n], for the arrays of `FeatureEncoder.encode_beside`."""
@@ -72,9 +75,12 @@ class Products:
     def logits(self, feed: Feed, rows: Ints) -> Logits:
         """float32 [n]; arguments as of `probability`."""
         vectors, given = self.vectors, self._crm.with_states(feed)
-        if len(rows) * FEW < vectors.shape[1]:
+        if self._few(rows):
             return self._multiplied(given, vectors.take(rows, 1))
         return self._multiplied(given, vectors).take(rows)
+
+    def _few(self, rows: Ints) -> bool:
+        return len(rows) * FEW < len(self._encoder.catalog)
 
     @property
     def vectors(self) -> Vectors:

@@ -88,9 +88,8 @@ class Exported:
         return self.crm.many_logits(self.encoder.encode(user, chosen)[0])
 
     def multiplied(self, products: Products, user: User, chosen: Candidates) -> np.ndarray:
-        rows = products.serves(chosen)
-        assert rows is not None
-        return products.logits(self.encoder.encode_beside(user, chosen)[0], rows)
+        assert chosen.rows is not None
+        return products.logits(self.encoder.encode_beside(user, chosen)[0], chosen.rows)
 
 
 def with_words(schema: Schema) -> Schema:
@@ -196,10 +195,22 @@ def test_the_states_of_a_returning_user_are_those_that_crm_onnx_keeps(one: Expor
 
 def test_candidates_that_bring_something_of_their_own_or_are_unknown_are_not_for_products(one: Exported) -> None:
     products, rows = one.opened(), np.arange(2)
+    _ = products.vectors
     assert products.serves(Candidates(one.ids[:2], None, rows)) is rows
     assert products.serves(Candidates(one.ids[:2], {1: {"genres": []}}, rows)) is None
     assert products.serves(Candidates(one.ids[:2])) is None
     assert products.serves(Candidates(["x"], None, np.array([len(one.ids)]))) is None
+
+
+def test_for_a_few_items_the_vectors_of_all_are_not_made(one: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    products, many = one.opened(), list(range(0, len(one.ids), 2))
+    assert products.serves(one.candidates([3, 4])) is None
+    assert products.serves(one.candidates(many)) is not None
+    monkeypatch.setattr(runtime, "MAX_BATCH", 1)  # more than a run takes are no few
+    assert products.serves(one.candidates([3, 4])) is not None
+    monkeypatch.undo()
+    _ = products.vectors
+    assert products.serves(one.candidates([3, 4])) is not None
 
 
 def test_no_other_head_and_no_int8_form_has_the_graphs(one: Exported, data: Any, tmp_path: Path) -> None:
