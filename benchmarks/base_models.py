@@ -1,10 +1,13 @@
 """Which base model? Microseconds of a request, new and returning users, the whole catalogue; and megabytes, by turns.
 
-    python benchmarks/base_models.py NAME=BUNDLE [NAME=BUNDLE ...] [--quality FILE] [--plot FILE.svg] [--out FILE.json]
+    python benchmarks/base_models.py NAME=BUNDLE [NAME=BUNDLE ...] [--item-by-item] [--quality FILE] [--plot FILE.svg]
+        [--out FILE.json]
 
 Each request goes through `Engine.rank` without the LLM, on one core, by each bundle in turn; the bundles' ratios are
 those to the first one. The users are those of the first bundle's sample. `new` is a user whom nothing is kept of,
 `returning` one whose history object came before, as from a server's store, `one more` that user after another event.
+Of a bundle that ranks its catalogue by one matrix product that product alone is timed in the same turns, as the floor
+under any such ranking; with `--item-by-item` the bundle also takes part without it, and comes first.
 `--quality` is a JSON object, NAME → {"auc": …, "ndcg@10": …}: its figures stand in the result, and in the plot.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -21,9 +25,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of numpy's product, as everything here is on one core
+
 import numpy as np
 
-from corella_edge.bundle.artefact import CRM_FILES, events_file
+from corella_edge.bundle.artefact import CRM_FILES, events_file, product_files
 from corella_edge.errors import CorellaError, InputError
 from corella_edge.request import Candidates, Event, History, Request, User
 from corella_edge_runtime.bench.measure import traffic
@@ -35,6 +41,7 @@ from harness.results import write
 
 SIZES, TOP = (20, 100), 10
 USERS = ("new", "returning", "one more")
+PRODUCT, BY_ITEM = "the product alone", "item by item"
 CATALOGUE = 5  # of the requests of a pair, as many are for the whole catalogue
 # What a family may cost against the first bundle, at 20 candidates.
 LIMITS = {"din": {"new": 1.5}, "sequence": {"new": 4.0, "returning": 1.5}}
@@ -66,6 +73,16 @@ class Contender:
     family: str
 
     @classmethod
+    def all_of(cls, name: str, root: Path, item_by_item: bool) -> Iterator[Contender]:
+        """The bundle, after itself without the product where that is wanted and it has one."""
+        usual = cls.open(name, root)
+        if item_by_item and usual.engine.products:
+            without = cls.open(f"{name}, {BY_ITEM}", root)
+            without.engine.products = None
+            yield without
+        yield usual
+
+    @classmethod
     def open(cls, name: str, root: Path) -> Contender:
         engine = Engine.open(root, llm=None, crm_threads=1, tuned=False, threshold="ratio:0")
         engine.warm_up()
@@ -85,11 +102,24 @@ class Contender:
         engine.rank(request)
         return clock() - began
 
+    def product_seconds(self, clock: Callable[[], float], times: int) -> float:
+        """Of the bare product of a row with the vectors of all items, the median; nan where there is none."""
+        if self.engine.products is None:
+            return math.nan
+        vectors, found = self.engine.products.vectors, list[float]()
+        row = np.ones(len(vectors), np.float32)
+        for _ in range(times):
+            began = clock()
+            row @ vectors
+            found.append(clock() - began)
+        return float(np.median(found))
+
     def megabytes(self) -> Row:
-        """Of each form of the CRM, both graphs where there are two."""
+        """Of each form of the CRM, all of its graphs."""
         files = self.engine.bundle.manifest.files
-        both = {name: [part for part in (name, events_file(name)) if part in files] for name in CRM_FILES}
-        return {name: round(sum(files[part].size for part in parts) / 1e6, 3) for name, parts in both.items() if parts}
+        graphs = {name: (name, events_file(name), *product_files(name)) for name in CRM_FILES if name in files}
+        sizes = {name: sum(files[part].size for part in parts if part in files) for name, parts in graphs.items()}
+        return {name: round(size / 1e6, 3) for name, size in sizes.items()}
 
 
 def request_of(user: User, asked: Workload, items: Sequence[str]) -> Request:
@@ -114,7 +144,8 @@ def main() -> None:
     core = sorted(os.sched_getaffinity(0))[-1]
     os.sched_setaffinity(0, {core})
     with ExitStack() as opened:
-        found = [Contender.open(name, root) for name, root in options.bundles]
+        named_roots = options.bundles
+        found = [one for name, root in named_roots for one in Contender.all_of(name, root, options.item_by_item)]
         for one in found:
             opened.enter_context(one.engine)
         watch = Watch()
@@ -138,6 +169,11 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", type=named, nargs="+", metavar="NAME=BUNDLE")
+    parser.add_argument(
+        "--item-by-item",
+        action="store_true",
+        help="each bundle that ranks its catalogue by one product also without it",
+    )
     parser.add_argument("--pairs", type=int, default=21)
     parser.add_argument("--requests", type=int, default=15, help="requests a pair, of which the median counts")
     parser.add_argument(
@@ -181,7 +217,7 @@ def measured(found: Sequence[Contender], options: argparse.Namespace) -> list[Ro
     users = users_of(found[0])
     ids = found[0].engine.encoder.catalog.ids
     clock = time.thread_time if options.cpu_time else time.perf_counter
-    spent: dict[str, list[list[float]]] = {asked.name: [] for asked in WORKLOADS}
+    spent: dict[str, list[list[float]]] = {**{asked.name: [] for asked in WORKLOADS}, PRODUCT: []}
     for number in range(options.pairs):
         rng = np.random.default_rng([number, 3])
         for asked in WORKLOADS:
@@ -189,6 +225,7 @@ def measured(found: Sequence[Contender], options: argparse.Namespace) -> list[Ro
             chosen = [users[i] for i in rng.choice(len(users), count).tolist()]
             slates = [[ids[row] for row in rng.choice(len(ids), max(SIZES)).tolist()] for _ in chosen]
             spent[asked.name].append(pair(found, asked, list(zip(chosen, slates, strict=True)), number, clock))
+        spent[PRODUCT].append([1e6 * one.product_seconds(clock, options.requests) for one in found])
     return [model_row(one, place, spent) for place, one in enumerate(found)]
 
 
@@ -213,18 +250,31 @@ def pair(
 
 def model_row(one: Contender, place: int, spent: dict[str, list[list[float]]]) -> Row:
     found = {}
-    for name, pairs in spent.items():
-        times = ratio_of([of[place] for of in pairs])
-        ratio = ratio_of([of[place] / of[0] for of in pairs])
-        found[name] = {"us": round(times.median, 1), "low": round(times.low, 1), "high": round(times.high, 1),
-                       "ratio": ratio.to_json()}  # fmt: skip
-    bundle = one.engine.bundle
+    for name in (asked.name for asked in WORKLOADS):
+        ratio = ratio_of([of[place] / of[0] for of in spent[name]])
+        found[name] = {**_times([of[place] for of in spent[name]]), "ratio": ratio.to_json()}
+    bundle, product = one.engine.bundle, {}
+    if one.engine.products is not None:
+        alone = [of[place] for of in spent[PRODUCT]]
+        tops = {user: Workload(user, None).name for user in USERS[:2]}
+        product = {"product": {**_times(alone), "top": {
+            user: ratio_of([of[place] / floor for of, floor in zip(spent[name], alone, strict=True)]).to_json()
+            for user, name in tops.items()
+        }}}  # fmt: skip
     return {"name": one.name, "bundle": bundle.label, "family": one.family, "items": len(one.engine.encoder.catalog),
-            "megabytes": one.megabytes(), "workloads": found}  # fmt: skip
+            "megabytes": one.megabytes(), "workloads": found, **product}  # fmt: skip
+
+
+def _times(values: list[float]) -> Row:
+    """Their median with its interval."""
+    times = ratio_of(values)
+    return {"us": round(times.median, 1), "low": round(times.low, 1), "high": round(times.high, 1)}
 
 
 def targets(figures: Row) -> Iterator[Row]:
-    """What the families may cost at 20 candidates."""
+    """What the families may cost at 20 candidates against a DCNv2."""
+    if figures["models"][0]["family"] != "dcnv2":
+        return
     for model in figures["models"][1:]:
         for user, limit in LIMITS.get(model["family"], {}).items():
             name = Workload(user, SIZES[0]).name
@@ -240,6 +290,9 @@ def table(figures: Row) -> str:
     for asked in WORKLOADS:
         cells = (model["workloads"][asked.name] for model in models)
         lines.append(f"{asked.name:38}" + "".join(f"{c['us']:13.1f} x{c['ratio']['median']:9.3f}" for c in cells))
+    if any("product" in model for model in models):
+        floors = (model.get("product", {}).get("us", math.nan) for model in models)
+        lines.append(f"{PRODUCT:38}" + "".join(f"{floor:24.1f}" for floor in floors))
     lines.append(f"{'MB':38}" + "".join(f"{model['megabytes'][CRM_FILES[0]]:24.2f}" for model in models))
     return "\n".join(lines)
 

@@ -110,6 +110,15 @@ def _times(found: Json) -> Iterator[str]:
         cells = (_time(model["workloads"][name]) for name in (NEW, RETURNING, MORE, MANY, WHOLE))
         yield table_row(model["name"], *cells, _megabytes(model))
     yield ""
+    if products := [_product(model) for model in found["models"] if "product" in model]:
+        yield f"The matrix product that ranks the catalogue, by itself: {'; '.join(products)}."
+        yield ""
+
+
+def _product(model: Json) -> str:
+    own, tops = model["product"], model["product"]["top"]
+    times = (f"{_ratio(tops[user])} times that for a {user} user" for user in ("returning", "new"))
+    return f"{model['name']} {own['us']:,.0f} µs, the top 10 takes {' and '.join(times)}"
 
 
 def _void(found: Json) -> str:
@@ -123,5 +132,8 @@ def _megabytes(model: Json) -> str:
 
 
 def _time(cell: Json) -> str:
-    ratio = cell["ratio"]
-    return f"{cell['us']:,.0f} ({ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}])"
+    return f"{cell['us']:,.0f} ({_ratio(cell['ratio'])})"
+
+
+def _ratio(found: Json) -> str:
+    return f"{found['median']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"

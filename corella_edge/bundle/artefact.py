@@ -112,12 +112,16 @@ def _checked_names(files: dict[str, FileEntry]) -> dict[str, FileEntry]:
 
 
 def _check_pairs(files: Collection[str]) -> None:
-    """A CRM whose events are read by a graph of their own has one for each of its forms; adapters are listed, and are
-    of an LLM."""
+    """A CRM whose events are read by a graph of their own has one for each of its forms; of the two graphs by which a
+    catalogue is ranked there is none or both; adapters are listed, and are of an LLM."""
     with_adapters = bool(names_in(files))
     if with_adapters != (ADAPTERS in files) or (with_adapters and LLM not in files):
         lacks = ADAPTERS if ADAPTERS not in files else LLM if with_adapters else "an adapter"
         raise BundleError(f"{MANIFEST}: the bundle lacks {lacks}, which belongs to its adapters")
+    of_products = product_files(CRM_FILES[0])
+    if len(there := [name for name in of_products if name in files]) == 1:
+        (lacks,) = {*of_products} - {*there}
+        raise BundleError(f"{MANIFEST}: the bundle has {there[0]} and lacks {lacks}, which belongs to it")
     readers = [events_file(name) for name in CRM_FILES]
     if not set(readers) & set(files):
         return
@@ -129,8 +133,18 @@ def _check_pairs(files: Collection[str]) -> None:
 
 def events_file(name: str) -> str:
     """The graph that reads events for a CRM's file: crm.events.onnx for crm.onnx, crm.events.int8.onnx for its INT8."""
+    return _part_of(name, "events")
+
+
+def product_files(name: str) -> tuple[str, str]:
+    """The graphs that rank a catalogue for a CRM's file by one matrix product: of crm.onnx crm.items.onnx, which makes
+    the items' vectors, and crm.product.onnx, which multiplies them."""
+    return _part_of(name, "items"), _part_of(name, "product")
+
+
+def _part_of(name: str, part: str) -> str:
     first, _, rest = name.partition(".")
-    return f"{first}.events.{rest}"
+    return f"{first}.{part}.{rest}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,8 @@ def _scores(bundle: Bundle, llm_threads: int | None) -> dict[str, Any]:
         result: dict[str, Any] = {"crm": {"rows": found.rows, "difference": found.crm, "allowed": found.allowed.crm},
                   "text": None, "llm": None, "unchecked": [] if engine.llm else [engine.without_llm],
                   "problems": found.problems}  # fmt: skip
+        if found.products:
+            result["product"] = {"rows": found.products, "difference": found.product, "allowed": found.allowed.crm}
         if bundle.has(TEXT):
             result["text"] = {"rows": found.texts, "difference": found.text, "allowed": found.allowed.text,
                               "unchecked": None if found.texts else _why_no_text(engine)}  # fmt: skip
@@ -107,6 +109,8 @@ def _why_no_text(engine: Engine) -> str:
 
 def _score_lines(result: dict[str, Any]) -> Iterator[str]:
     yield f"base model (CRM): {_compared(result['crm'])}"
+    if product := result.get("product"):
+        yield f"ranking of the catalogue by one product: {_compared(product)}"
     if text := result["text"]:
         yield f"text vectors: {_compared(text) if text['rows'] else 'not checked: ' + text['unchecked']}"
     if llm := result["llm"]:

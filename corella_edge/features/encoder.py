@@ -100,7 +100,7 @@ class FeatureEncoder:
         rows = self._lookup.rows(slate.items) if slate.rows is None else slate.rows
         past = self._past(user.history)
         of_user, unseen = self._user_feed(user)
-        feed: Feed = {name: take(rows, 0) for name, take in self._takes}
+        feed = self.encode_items(rows)
         feed.update(of_user)
         feed.update(past.feed)
         for name, vocab in self._hashed:
@@ -109,12 +109,23 @@ class FeatureEncoder:
             feed[name] = values.take(self._facts[name].kind_of.take(rows), 0)
         for item in self._many:
             feed[item.name] = self._of_many(item, self._look(item, past, user.history), rows)
-        for item in self._of_text:
-            feed[item.name] = self._vectors.of(rows)
         if slate.own:
             self._bring_own(feed, past, user.history, slate.own)
             self._bring_text(feed, slate)
         return feed, self.unseen.names(unseen, rows, feed, slate.own)
+
+    def encode_items(self, rows: Ints) -> Feed:
+        """The input arrays of catalogue rows int64 [n] in which no user has a part."""
+        feed: Feed = {name: take(rows, 0) for name, take in self._takes}
+        for item in self._of_text:
+            feed[item.name] = self._vectors.of(rows)
+        return feed
+
+    def encode_beside(self, user: User, slate: Candidates) -> tuple[Feed, list[tuple[str, ...]]]:
+        """`encode` without the items' side, of candidates as the catalogue has them, with their rows."""
+        assert slate.rows is not None
+        of_user, unseen = self._user_feed(user)
+        return {**of_user, **self._past(user.history).feed}, self.unseen.names(unseen, slate.rows, {}, ())
 
     def rows(self, items: Sequence[str]) -> Ints:
         """int64 [n], catalogue rows; `unknown_row` for an item that is not in it."""

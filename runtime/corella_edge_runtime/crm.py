@@ -42,6 +42,7 @@ class Crm:
         Raises:
             BundleError: a graph cannot be loaded or does not fit the schema, or one of the two is missing.
         """
+        self.path, self.threads = path, threads
         graph = Graph(path, threads)
         self.provider, self.warning = graph.provider, graph.warning
         self._item_inputs = {f.name for f in schema.fields if f.side == "item"}
@@ -59,12 +60,12 @@ class Crm:
         n = len(feed[self._counted])
         if n <= MAX_BATCH:
             return self.logits(feed)
-        feed = self._with_states(feed)
+        feed = self.with_states(feed)
         return np.concatenate([self._part(feed, start) for start in range(0, n, MAX_BATCH)])
 
     def logits(self, feed: Feed) -> npt.NDArray[np.float32]:
         """float32 [n], one run of the session, the floor under any latency. At most `MAX_BATCH` candidates."""
-        return self._scored(self._with_states(feed))
+        return self._scored(self.with_states(feed))
 
     def stats(self) -> dict[str, float]:
         """Counters of what is kept of users' events; empty where nothing is."""
@@ -75,8 +76,8 @@ class Crm:
         if self.reader:
             self.reader.kept.clear()
 
-    def _with_states(self, feed: Feed) -> Feed:
-        """The feed with what was read of the events in their place."""
+    def with_states(self, feed: Feed) -> Feed:
+        """A feed with what was read of the events in their place."""
         if self.reader is None:
             return feed
         found = {name: values for name, values in feed.items() if name not in self.reader.names}
@@ -188,7 +189,7 @@ def _try_reader(graph: Graph, fields: Sequence[Field], schema: Schema, shape: tu
     """Two events with the last row of every table, after one."""
     layers, width = shape
     past = np.zeros((layers, 2, 1, width), np.float32)
-    events = {field.name: _extreme(field, schema)[:, :1].repeat(2, axis=1) for field in fields}
+    events = {field.name: extreme(field, schema)[:, :1].repeat(2, axis=1) for field in fields}
     found = graph.tried({**events, PAST: past})
     wanted = (layers, 2, 3, width)
     if len(found) != 1 or found[0].dtype != np.float32 or found[0].shape != wanted or not np.isfinite(found[0]).all():
@@ -198,7 +199,7 @@ def _try_reader(graph: Graph, fields: Sequence[Field], schema: Schema, shape: tu
 def _check_scorer(graph: Graph, schema: Schema, reader: EventReader | None) -> None:
     """The other fields and, where events are read elsewhere, their states; two candidates with the last rows."""
     fields = [field for field in schema.fields if reader is None or field.name not in reader.names]
-    feed = {field.name: _extreme(field, schema) for field in fields}
+    feed = {field.name: extreme(field, schema) for field in fields}
     if reader is not None:
         feed[STATES] = reader.nothing
     graph.check(feed, schema, schema.vocabularies)
@@ -210,7 +211,7 @@ def _check_scorer(graph: Graph, schema: Schema, reader: EventReader | None) -> N
         )
 
 
-def _extreme(field: Field, schema: Schema) -> npt.NDArray[Any]:
+def extreme(field: Field, schema: Schema) -> npt.NDArray[Any]:
     """The highest indices, or zeros, for the user or for two candidates."""
     shape = (1 if field.side == "user" else 2, *field.shape)
     if field.vocab:

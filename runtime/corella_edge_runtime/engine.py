@@ -38,6 +38,7 @@ from corella_edge_runtime.llm.asking import Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.llm.contract.messages import Answers
 from corella_edge_runtime.opening import open_llm, open_text, replaced_catalogue
+from corella_edge_runtime.products import Products
 from corella_edge_runtime.router import Routed, Router
 from corella_edge_runtime.routing_inputs import RoutingInputs
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
@@ -59,6 +60,7 @@ class Engine:
     ) -> None:  # fmt: skip
         """`cost`: what asking the LLM costs here; None = it is measured when something needs it."""
         self.bundle, self.encoder, self.crm, self.llm = bundle, encoder, crm, llm
+        self.products = Products.beside(crm, encoder)
         self._lasting: list[str] = [crm.warning] if crm.warning else []
         self.routing: Routing = replace(bundle.routing(), cost=cost if llm else UNASKABLE)
         self.fusion: Fusion = self.routing.fusion
@@ -291,11 +293,13 @@ class Engine:
         candidates, routed = slate.candidates, Routed(policy)
         if not candidates.items:
             return Draft(slate, np.empty(0), routed, (), None, "", begun({}, policy, 0), slate.notes)
-        feed, unknown = self.encoder.encode(request.user, candidates)
+        rows = self.products.serves(candidates) if self.products else None
+        encode = self.encoder.encode if rows is None else self.encoder.encode_beside
+        feed, unknown = encode(request.user, candidates)
         if refuses and self._refusal.labels:
             self._refusal.check(request.user, candidates, unknown)
         encoded = time.monotonic()
-        p = self.crm.probability(feed)
+        p = self.crm.probability(feed) if not self.products or rows is None else self.products.probability(feed, rows)
         scored = time.monotonic()
         why = refusal or ("" if self.llm else NoAnswer.NO_LLM)
         if not slate.fallback:
@@ -361,10 +365,12 @@ class Engine:
         )  # fmt: skip
 
     def warm_up(self) -> None:
-        """Run both models once, and prepare filters by what the CRM reads, so that no request is the first."""
+        """Run both models once, and prepare filters by what the CRM reads and the items' vectors where products rank
+        the catalogue, so that no request is the first."""
         plain = self.encoder.schema.of("categorical", "multi", "numeric", side="item")
         if not self.encoder.catalog.tables:  # else nothing is to be parsed before something asks for it
             self.slates.filters.prepare([field.source for field in plain if field.source != "id"])
+            _ = self.products and self.products.vectors
         sample = self.slates.everything[:2]
         if sample:
             self.rank(Request(User(), sample, threshold="ratio:1"))

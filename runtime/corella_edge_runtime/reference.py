@@ -15,12 +15,14 @@ from corella_edge.bundle.artefact import TEXT_REFERENCE, Bundle
 from corella_edge.errors import BundleError, InputError
 from corella_edge.features.derived import Floats
 from corella_edge.json_lines import Reference, parse_reference, read_lines
+from corella_edge.request import Candidates
 from corella_edge.routing.fusion import Fusion
 from corella_edge.scores import Scores
 from corella_edge_runtime.engine import Engine
 
 FILE = "reference.jsonl"
 ROUNDING = 1e-9
+SPREAD = 64  # items of the catalogue that a reference row's user is scored with by both ways
 LARGEST = float(np.finfo(np.float16).max)  # number of a text's vector
 
 
@@ -39,12 +41,15 @@ class Tolerance:
 class ReferenceCheck:
     """Rows repeated, the greatest differences found and allowed; `problems` are one line each.
 
-    `fused` is of the final probability, against what the bundle's rule makes of the trained models' scores.
+    `fused` is of the final probability, against what the bundle's rule makes of the trained models' scores; `product`
+    of the scores by which a catalogue is ranked, against those of `crm.onnx`.
     """
 
     allowed: Tolerance
     rows: int = 0
     crm: float = 0.0
+    products: int = 0
+    product: float = 0.0
     prompts: int = 0
     llm_rows: int = 0
     llm: float = 0.0
@@ -109,8 +114,27 @@ def compare(engine: Engine, tell: Callable[[int, int], None] = lambda done, of: 
             if not found:  # what only follows from a difference above is not told
                 found += _fused(row, scores, rule, allowed, result)
         result.problems += [f"{FILE} row {number}: {problem}" for problem in found]
+    result.problems += _products(engine, rows, allowed.crm, result)
     result.problems += [*_adapters(engine, rows, allowed, result), *_texts(engine, allowed.text, result)]
     return result
+
+
+def _products(engine: Engine, rows: Sequence[Reference], allowed: float, result: ReferenceCheck) -> Iterator[str]:
+    """A line for every reference row whose user is scored otherwise by products than by `crm.onnx`, with some items of
+    the catalogue, each row with the next ones."""
+    products, encoder = engine.products, engine.encoder
+    ids, at = encoder.catalog.ids, np.arange(min(SPREAD, len(encoder.catalog)))
+    for number, row in enumerate(rows if products and len(at) else (), 1):
+        assert products is not None
+        some = np.sort((at + (number - 1) * len(at)) % len(ids))
+        items, user = Candidates([ids[place] for place in some.tolist()], None, some), row.request.user
+        found = products.probability(encoder.encode_beside(user, items)[0], some)
+        apart = float(np.abs(found - engine.crm.probability(encoder.encode(user, items)[0])).max())
+        result.products += len(some)
+        result.product = _greater(result.product, apart)
+        if not apart <= allowed:
+            yield (f"{FILE} row {number}: the product by which the catalogue is ranked gives a probability that is "
+                   f"{apart:.1e} from that of the CRM's file (at most {allowed:g})")  # fmt: skip
 
 
 def _adapters(engine: Engine, rows: Sequence[Reference], allowed: Tolerance, result: ReferenceCheck) -> Iterator[str]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import base_models
@@ -90,6 +94,51 @@ def test_quality_is_joined_by_name_or_refused(tmp_path: Path) -> None:
     assert base_models.quality_of(options()) == {}
 
 
+def multiplying(seconds: float = 0.002) -> Any:
+    """An engine that ranks by a product."""
+    return SimpleNamespace(products=SimpleNamespace(vectors=np.ones((4, 9), np.float32)), seconds=seconds)
+
+
+def test_a_bundle_that_multiplies_comes_a_second_time_without_its_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_of(engine: Callable[[], Any], item_by_item: bool) -> list[tuple[str, bool]]:
+        opened = staticmethod(lambda name, root: base_models.Contender(name, engine(), "sequence"))
+        monkeypatch.setattr(base_models.Contender, "open", opened)
+        found = base_models.Contender.all_of("x", Path("x"), item_by_item)
+        return [(one.name, one.engine.products is not None) for one in found]
+
+    assert all_of(multiplying, True) == [("x, item by item", False), ("x", True)]
+    assert all_of(multiplying, False) == [("x", True)]
+    assert all_of(lambda: SimpleNamespace(products=None), True) == [("x", False)]
+
+
+def test_the_product_alone_is_the_floor_of_a_ranking(figures: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    assert base_models.Contender("x", multiplying(), "").product_seconds(lambda: float(next(clock)), 3) == 1.0
+    without: Any = SimpleNamespace(products=None)
+    assert math.isnan(base_models.Contender("x", without, "").product_seconds(lambda: 0.0, 3))
+    assert "product" not in figures["models"][0]
+    manifest = SimpleNamespace(files={"crm.onnx": SimpleNamespace(size=9)})
+    engine: Any = SimpleNamespace(
+        products=1, bundle=SimpleNamespace(label="x@1", manifest=manifest),
+        encoder=SimpleNamespace(catalog=range(9)),
+    )  # fmt: skip
+    spent = {**{asked.name: [[100.0], [104.0]] for asked in base_models.WORKLOADS}, base_models.PRODUCT: [[10.0]] * 2}
+    row = base_models.model_row(base_models.Contender("x", engine, "sequence"), 0, spent)
+    assert row["product"]["us"] == 10.0
+    assert row["product"]["top"].keys() == {"new", "returning"}
+    assert row["product"]["top"]["new"]["median"] == 10.2
+    assert "\nthe product alone" in base_models.table({"models": [row]})
+    monkeypatch.syspath_prepend(Path(base_models.__file__).parents[1] / "docs")
+    assert importlib.import_module("base_models_page")._product(row) == (
+        "x 10 µs, the top 10 takes 10.20 [10.00, 10.40] times that for a returning user and "
+        "10.20 [10.00, 10.40] times that for a new user"
+    )
+
+
+def test_families_have_limits_against_a_dcn_alone() -> None:
+    assert list(base_models.targets({"models": [{"family": "sequence"}, {"family": "sequence"}], "void": False})) == []
+
+
 def test_a_name_belongs_to_each_bundle() -> None:
     assert base_models.named("one=runs/a=b") == ("one", Path("runs/a=b"))
     for text in ("one", "=x", "one="):
@@ -97,8 +146,8 @@ def test_a_name_belongs_to_each_bundle() -> None:
             base_models.named(text)
 
 
-def test_megabytes_are_those_of_both_graphs() -> None:
-    sizes = {"crm.onnx": 2_000_000, "crm.events.onnx": 500_000, "llm.gguf": 9}
+def test_megabytes_are_those_of_all_graphs() -> None:
+    sizes = {"crm.onnx": 1_800_000, "crm.events.onnx": 500_000, "crm.items.onnx": 200_000, "llm.gguf": 9}
     files = {name: SimpleNamespace(size=size) for name, size in sizes.items()}
     engine: Any = SimpleNamespace(bundle=SimpleNamespace(manifest=SimpleNamespace(files=files)))
     assert base_models.Contender("x", engine, "").megabytes() == {"crm.onnx": 2.5}

@@ -15,10 +15,11 @@ import torch
 from tqdm import tqdm
 
 from corella_edge.adapters import Weights
+from corella_edge.bundle.artefact import product_files
 from corella_edge.errors import ExportError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.prompt import PromptEncoder
-from corella_edge.request import Candidate, Event, History, Request, User
+from corella_edge.request import Candidate, Candidates, Event, History, Request, User
 from corella_edge_export.bundling.passes import until
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.llm.sequences import SequenceBuilder
@@ -29,6 +30,7 @@ from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt, Prompts
 from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.products import Products
 from corella_edge_runtime.reference import ReferenceCheck, compare
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ F16_TOLERANCE = 2e-3
 BATCHED_TOLERANCE = 5e-3
 BATCHES = (1, 2, 7, 64)
 HISTORIES = ("own", "none", "one", "full")
+SPREAD = 4096  # items of a catalogue
 Floats = npt.NDArray[np.float64]
 
 
@@ -83,6 +86,28 @@ def check_crm(model: CrmModel, encoder: FeatureEncoder, path: Path, requests: Se
             worst = float(np.maximum(worst, np.abs(crm.probability(feed) - expected).max()))  # a nan stays
     if not worst <= CRM_TOLERANCE:
         raise ExportError(f"{path.name}: a probability differs from torch by {worst:.2e}, allowed is {CRM_TOLERANCE}")
+    return worst
+
+
+def check_products(model: CrmModel, encoder: FeatureEncoder, path: Path, requests: Sequence[Request]) -> float:
+    """Greatest difference in probability between torch and the product by which a catalogue is ranked.
+
+    Of users as of `check_crm`, known and not, with each history, and at most `SPREAD` items, evenly of the catalogue.
+
+    Raises:
+        ExportError: the difference exceeds 1e-5.
+    """
+    products, worst = Products(Crm(path, encoder.schema), encoder), 0.0
+    ids, n = encoder.catalog.ids, len(encoder.catalog)
+    rows = np.unique(np.linspace(0, n - 1, min(n, SPREAD)).astype(np.int64))
+    items = Candidates([ids[row] for row in rows.tolist()], None, rows)
+    for number, (events, _) in enumerate(product(HISTORIES, range(2))):
+        user = _mixed(requests, encoder, number, 1, events).user
+        found = products.probability(encoder.encode_beside(user, items)[0], rows)
+        worst = float(np.maximum(worst, np.abs(found - torch_crm(model, encoder, Request(user, items))).max()))
+    if not worst <= CRM_TOLERANCE:
+        raise ExportError(f"{product_files(path.name)[1]}: a probability differs from torch by {worst:.2e}, "
+                          f"allowed is {CRM_TOLERANCE}")  # fmt: skip
     return worst
 
 

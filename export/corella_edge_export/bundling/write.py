@@ -163,6 +163,8 @@ class Export:
         export_onnx(model, self.schema, path)
         chosen = [self.requests[i] for i in self.reference]
         self.differences["crm"] = verify.check_crm(model, self.encoder, path, chosen)
+        if model.multiplies:
+            self.differences["crm_product"] = verify.check_products(model, self.encoder, path, chosen)
         self.crm_reference = [float(verify.torch_crm(model, self.encoder, r)[0]) for r in chosen]
         if self.options.crm_int8 or self.run.recipe.export.crm_int8:
             self._write_crm_int8(path, self.folder / "crm.int8.onnx")

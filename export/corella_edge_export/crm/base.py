@@ -17,11 +17,14 @@ class CrmModel(nn.Module, ABC):
         remembers: what the model makes of a user's events can be kept and added to (`read`), and candidates be
             scored from that alone (`score`). A bundle then has a graph for each.
         memory: layers and numbers of a model that remembers: its kept states are float32 [layers, 2, events, numbers].
+        multiplies: of a model that remembers: a logit is the product of the user's row with a vector of the item's
+            alone (`products`). A bundle then has two more graphs, by which a whole catalogue is ranked.
     """
 
     width: int
     remembers: bool = False
     memory: tuple[int, int] = (0, 0)
+    multiplies: bool = False
 
     @abstractmethod
     def states(self, feed: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -67,4 +70,17 @@ class CrmModel(nn.Module, ABC):
 
     def score(self, feed: dict[str, Tensor], states: Tensor) -> Tensor:
         """Logits float32 [n] of one user's candidates, from the other inputs and the user's kept states."""
+        raise NotImplementedError(type(self).__name__)
+
+    def products(self, feed: dict[str, Tensor], states: Tensor, vectors: Tensor) -> Tensor:
+        """`score` of the items of such vectors, float32 [k, n], from the user's side of the other inputs."""
+        row = self.user_row(feed, states)
+        return (row[:, :-1] @ vectors + row[:, -1:]).squeeze(0)
+
+    def user_row(self, feed: dict[str, Tensor], states: Tensor) -> Tensor:
+        """float32 [1, k + 1]: by what a user's vectors of items are multiplied, and what is added."""
+        raise NotImplementedError(type(self).__name__)
+
+    def item_vectors(self, feed: dict[str, Tensor]) -> Tensor:
+        """float32 [n, k]: what an item is by itself, from the inputs of the items' side alone."""
         raise NotImplementedError(type(self).__name__)

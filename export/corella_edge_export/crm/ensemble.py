@@ -14,7 +14,6 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema
 from corella_edge_export.crm.attribute_input import AttributeInput
 from corella_edge_export.crm.base import CrmModel
-from corella_edge_export.crm.fields import FieldsModel
 from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, section_of
 from corella_edge_export.crm.text_input import TextInput
 
@@ -28,6 +27,7 @@ class Members(CrmModel):
         super().__init__()
         self.members = nn.ModuleList(models)
         self.width, self.remembers = models[0].width, models[0].remembers
+        self.multiplies = models[0].multiplies
         layers, numbers = models[0].memory
         self.memory = layers * len(models), numbers
 
@@ -53,6 +53,16 @@ class Members(CrmModel):
         """The mean of what each member makes of its own layers."""
         pairs = zip(members_of(self), self._parts(states), strict=True)
         return _mean([member.score(feed, own) for member, own in pairs])
+
+    def user_row(self, feed: dict[str, Tensor], states: Tensor) -> Tensor:
+        """The members' rows side by side, each by its share, and the mean of what they add."""
+        pairs = zip(members_of(self), self._parts(states), strict=True)
+        rows = [member.user_row(feed, own) for member, own in pairs]
+        return torch.cat([*(row[:, :-1] / len(rows) for row in rows), _mean([row[:, -1:] for row in rows])], dim=1)
+
+    def item_vectors(self, feed: dict[str, Tensor]) -> Tensor:
+        """The members' vectors of each item, one member's numbers after another's."""
+        return torch.cat([member.item_vectors(feed) for member in members_of(self)], dim=1)
 
     def _parts(self, states: Tensor) -> tuple[Tensor, ...]:
         return states.chunk(len(self.members))
@@ -107,8 +117,7 @@ def catalogue_vectors(model: CrmModel, encoder: FeatureEncoder) -> npt.NDArray[n
             chosen = rows[start : start + AT_ONCE]
             feed = {name: table[chosen] for name, table in items.items()} | dict.fromkeys(words, chosen)
             given = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in feed.items()}
-            parts = [member.item_vectors(given) for member in members_of(model) if isinstance(member, FieldsModel)]
-            found.append(torch.cat(parts, dim=1).double().numpy())
+            found.append(model.item_vectors(given).double().numpy())
     return np.concatenate(found)
 
 

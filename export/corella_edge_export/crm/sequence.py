@@ -51,6 +51,7 @@ class SequenceModel(FieldsModel):
         super().__init__(schema, own, recipe.features, pools=False, tells=True)
         d = self.width = own.embedding_dim
         self.dot, self.ranks = own.head == "dot", own.ranks
+        self.multiplies = self.dot
         self._numeric = [f for f in self.fields if f.side == "item" and f.kind == "numeric"]
         self.numbers: nn.Linear | None = None
         self.enter = nn.Sequential(nn.LayerNorm(d), nn.Dropout(own.dropout))
@@ -139,8 +140,12 @@ class SequenceModel(FieldsModel):
 
     def fitted(self, products: Tensor) -> Tensor:
         """Logits of products; where these learn the next item, in the same order, whatever the labels want."""
-        scale = self.scale.clamp(min=LEAST_SCALE) if self.ranks else self.scale
-        return products * scale + self.offset
+        return products * self._factor() + self.offset
+
+    def user_row(self, feed: dict[str, Tensor], states: Tensor) -> Tensor:
+        """As in `CrmModel`; for the head "dot"."""
+        users = self.user_vectors(feed, self._last_of(states)) * self._factor()
+        return torch.cat([users, self.offset.unsqueeze(0)], dim=1)
 
     def item_vectors(self, feed: dict[str, Tensor]) -> Tensor:
         """float32 [n, d]: what an item is by itself, its id and attributes; its numbers where products decide."""
@@ -174,13 +179,21 @@ class SequenceModel(FieldsModel):
     def score(self, feed: dict[str, Tensor], states: Tensor) -> Tensor:
         """Logits float32 [n] of one user's candidates, the user's part of every first layer computed once."""
         if self.dot:
-            return self._product(feed, torch.cat([self.start.unsqueeze(0), states[-1, 0]])[-1:])[0]
+            return self._product(feed, self._last_of(states))[0]
         user, item, e = self.user_side(feed, None, NO_EVENTS), self.item_side(feed), states.shape[2]
         asked = in_parts(self.candidate, user, item)
         for block, own in self._pairs(states):
             asked = block.serve(asked, own, block.distances()[:, e : e + 1, : e + 1])
         item = torch.cat([item, asked], dim=1)
         return in_parts(nn.Sequential(*self.deep, self.head), user, item).squeeze(1)
+
+    def _factor(self) -> Tensor:
+        """What products are multiplied by, float32 [1]."""
+        return self.scale.clamp(min=LEAST_SCALE) if self.ranks else self.scale
+
+    def _last_of(self, states: Tensor) -> Tensor:
+        """What the last block gave of one user's latest event, float32 [1, d]; for the head "dot"."""
+        return torch.cat([self.start.unsqueeze(0), states[-1, 0]])[-1:]
 
     def _pairs(self, kept: Iterable[Tensor]) -> Iterator[tuple[Block, Tensor]]:
         """Each block with what it has kept."""

@@ -12,10 +12,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from corella_edge.bundle.artefact import events_file
+from corella_edge.bundle.artefact import events_file, product_files
 from corella_edge.features.schema import EVENTS, NUMBERS, Feed, Schema
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_runtime.crm import PAST, STATES, VOCAB_KEY
+from corella_edge_runtime.products import VECTORS, item_fields, user_fields
 
 OPSET = 17
 
@@ -48,11 +49,27 @@ class _Scoring(_ByPosition):
         return self.model.score(dict(zip(self.names, fields, strict=True)), states)
 
 
+class _Items(_ByPosition):
+    """`item_vectors`, a column an item: so one user's row is multiplied the fastest."""
+
+    def forward(self, *values: Tensor) -> Tensor:
+        return self.model.item_vectors(dict(zip(self.names, values, strict=True))).T
+
+
+class _Products(_ByPosition):
+    """`products`, with the states and the items' vectors as the last inputs."""
+
+    def forward(self, *values: Tensor) -> Tensor:
+        *fields, states, vectors = values
+        return self.model.products(dict(zip(self.names, fields, strict=True)), states, vectors)
+
+
 def export_onnx(model: CrmModel, schema: Schema, path: Path) -> None:
     """Write `path`: inputs named after the fields, output "logits" float32 [n], n free on the item side.
 
     Of a CRM that remembers, the events' fields are inputs of a second graph beside it (`events_file`), and this one
-    has what that gives: "states" float32 [layers, 2, e, d], e free.
+    has what that gives: "states" float32 [layers, 2, e, d], e free. Of one that multiplies there are two more
+    (`product_files`).
     """
     free = {item.name: {0: "n"} for item in schema.fields if item.side == "item"} | {"logits": {0: "n"}}
     # An example batch of 1 would freeze the axis of the candidates.
@@ -67,6 +84,27 @@ def export_onnx(model: CrmModel, schema: Schema, path: Path) -> None:
         _write(_ByPosition(model, [*example]), example, "logits", free, path)
     _complete(path, example, free)
     record_tables(path, schema)
+    if model.multiplies:
+        _export_products(model, schema, *(path.with_name(name) for name in product_files(path.name)))
+
+
+def _export_products(model: CrmModel, schema: Schema, items: Path, products: Path) -> None:
+    """`items`: the items' side without what a user has a part in → "vectors" float32 [k, n], n free.
+
+    `products`: the user's side without the events, "states" and "vectors" → "logits" float32 [n].
+    """
+    example = _tensors(example_feed(schema, 2))
+    of_items = {field.name: example[field.name] for field in item_fields(schema)}
+    free = {**{name: {0: "n"} for name in of_items}, VECTORS: {1: "n"}, STATES: {2: "e"}, "logits": {0: "n"}}
+    _write(_Items(model, [*of_items]), of_items, VECTORS, free, items)
+    of_user = {field.name: example[field.name] for field in user_fields(schema, _events(schema))}
+    with torch.no_grad():
+        vectors = model.item_vectors(of_items).T
+    given = {**of_user, STATES: _states(model, 3), VECTORS: vectors}
+    _write(_Products(model, [*of_user]), given, "logits", free, products)
+    for path, inputs in ((items, of_items), (products, given)):
+        _complete(path, inputs, free)
+        record_tables(path, schema)
 
 
 def _export_events(model: CrmModel, schema: Schema, path: Path) -> None:

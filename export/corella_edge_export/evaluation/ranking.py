@@ -187,7 +187,10 @@ def evaluate_ranking(
 def catalogue_scorer(engine: Engine, data: PreparedData) -> Scorer:
     """The base model's logits of all items of the data, float32 [items]: probabilities would round to ties."""
     candidates = Candidates(data.item_ids, None, engine.encoder.rows(data.item_ids))
-    return lambda user: engine.crm.many_logits(engine.encoder.encode(user, candidates)[0])
+    products, encoder = engine.products, engine.encoder
+    if products is None or (rows := products.serves(candidates)) is None:
+        return lambda user: engine.crm.many_logits(encoder.encode(user, candidates)[0])
+    return lambda user: products.logits(encoder.encode_beside(user, candidates)[0], rows)
 
 
 def vectors_of(encoder: FeatureEncoder, data: PreparedData) -> npt.NDArray[np.float32] | None:

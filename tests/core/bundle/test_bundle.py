@@ -217,9 +217,12 @@ def test_a_wrong_type_in_the_manifest_is_named(root: Path, change: dict[str, Any
      (("crm.int8.onnx", "crm.events.onnx", "crm.events.int8.onnx"), ""),
      (("crm.int8.onnx", "crm.events.onnx"), "has crm.int8.onnx and lacks crm.events.int8.onnx"),
      (("crm.events.int8.onnx",), "has crm.onnx and lacks crm.events.onnx"),
-     (("crm.events.onnx", "crm.events.int8.onnx"), "has crm.events.int8.onnx and lacks crm.int8.onnx")],
+     (("crm.events.onnx", "crm.events.int8.onnx"), "has crm.events.int8.onnx and lacks crm.int8.onnx"),
+     (("crm.items.onnx", "crm.product.onnx"), ""),
+     (("crm.items.onnx",), "has crm.items.onnx and lacks crm.product.onnx"),
+     (("crm.product.onnx", "crm.events.onnx"), "has crm.product.onnx and lacks crm.items.onnx")],
 )  # fmt: skip
-def test_each_form_of_a_crm_has_the_graph_that_reads_its_events(root: Path, more: tuple[str, ...], said: str) -> None:
+def test_graphs_that_belong_together_are_all_there(root: Path, more: tuple[str, ...], said: str) -> None:
     entry = {"sha256": "0" * 64, "size": 1}
     rewrite(root, lambda data: {**data, "files": {**data["files"], **dict.fromkeys(more, entry)}})
     if said:
