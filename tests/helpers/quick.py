@@ -9,5 +9,5 @@ import pytest
 
 
 def others_slow(cases: Iterable[Any], quick: Container[Any]) -> list[Any]:
-    """The cases as parameters, slow where they are not among `quick`; of a pair, its first is its name."""
+    """The cases as parameters, slow where they are not among `quick`."""
     return [case if case in quick else pytest.param(case, marks=pytest.mark.slow, id=str(case)) for case in cases]

@@ -52,6 +52,7 @@ def write_files(folder: Path) -> None:
         (folder / f"{name}.csv").write_text("\n".join([shown.splitlines()[0], *rows, ""]), "utf-8")
 
 
+@pytest.mark.slow  # test_first_table.py goes the same way with other data
 def test_the_commands_of_the_page_make_a_bundle(shop: Path) -> None:
     torch.set_num_threads(1)
     for line in COMMANDS.splitlines():

@@ -92,6 +92,7 @@ def test_importance_is_the_mean_square_of_what_a_column_meets(tmp_path: Path) ->
     assert importance(model, texts[:1])["blk.0.attn_q.weight"].shape == (32,)  # nothing is left of the first
 
 
+@pytest.mark.slow  # IQ2_XS alone takes seconds
 def test_types_that_need_importance_are_written_with_it(tmp_path: Path) -> None:
     count = save_scratch_tokenizer(tmp_path)
     model = random_model("llama", count, hidden_size=256, intermediate_size=512)
