@@ -28,22 +28,23 @@ def check_free(out: Path, option: str = "--out ") -> None:
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out`: synced and renamed to `out` at the end, deleted on any error.
+def new_folder(out: Path, option: str = "--out ") -> Iterator[Path]:
+    """Yield an empty folder beside `out`, given by `option`: synced and renamed to `out` at the end, deleted on any
+    error.
 
     What a killed run left there is removed first; a run that still works there is an error.
 
     Raises:
         InputError: `out` is taken, another run is writing it, or the disk refuses.
     """
-    check_free(out)
+    check_free(out, option)
     partial = out.parent / f".{out.name}.partial"
-    with _claimed(partial, out):
+    with _claimed(partial, out, option):
         try:
             yield partial
-            _publish(partial, out)
+            _publish(partial, out, option)
         except OSError as error:
-            raise InputError(f"--out {out}: writing failed: {told(error)}") from error
+            raise InputError(f"{option}{out}: writing failed: {told(error)}") from error
 
 
 @contextmanager
@@ -53,17 +54,17 @@ def working_folder(out: Path) -> Iterator[Path]:
     What a killed run left there is removed first. Raises InputError as `new_folder`.
     """
     folder = out.parent / f".{out.name}.work"
-    with _claimed(folder, out):
+    with _claimed(folder, out, "--out "):
         yield folder
 
 
 @contextmanager
-def _claimed(folder: Path, out: Path) -> Iterator[None]:
+def _claimed(folder: Path, out: Path, option: str) -> Iterator[None]:
     """Hold the empty `folder`, locked against a second run; whatever is still there at the end is deleted."""
     try:
-        lock = _claim(folder, out)
+        lock = _claim(folder, out, option)
     except OSError as error:
-        raise InputError(f"--out {out}: cannot be written: {told(error)}") from None
+        raise InputError(f"{option}{out}: cannot be written: {told(error)}") from None
     try:
         yield
     finally:
@@ -193,7 +194,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _claim(partial: Path, out: Path) -> int:
+def _claim(partial: Path, out: Path, option: str) -> int:
     partial.mkdir(parents=True, exist_ok=True)
     lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -203,13 +204,13 @@ def _claim(partial: Path, out: Path) -> int:
             raise BlockingIOError
     except (BlockingIOError, FileNotFoundError):
         os.close(lock)
-        raise InputError(f"--out {out}: another run is writing it; wait for it or name another one") from None
+        raise InputError(f"{option}{out}: another run is writing it; wait for it or name another one") from None
     for left in partial.iterdir():
         shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
     return lock
 
 
-def _publish(partial: Path, out: Path) -> None:
+def _publish(partial: Path, out: Path, option: str) -> None:
     for path in sorted(partial.rglob("*")):
         _sync(path)
     _sync(partial)
@@ -217,7 +218,7 @@ def _publish(partial: Path, out: Path) -> None:
         partial.rename(out)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise InputError(f"--out {out}: was filled by something else meanwhile; name another one") from None
+            raise InputError(f"{option}{out}: was filled by something else meanwhile; name another one") from None
         raise
     _sync(out.parent)
 

@@ -107,8 +107,10 @@ def _calibration(data: Any, least: float) -> Calibration:
     try:
         thresholds = [math.inf if t is None else t for t in data["thresholds"]]
         return Calibration(data["shares"], thresholds, least)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise BundleError(f"routing.json: a field is missing or wrong ({error!r})") from None
+    except KeyError as error:
+        raise BundleError(f"routing.json: the calibration has no {error.args[0]}") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BundleError(f"routing.json: the calibration's shares or thresholds are wrong ({error})") from None
 
 
 def _measure(policy: Mapping[str, Any]) -> Measure:

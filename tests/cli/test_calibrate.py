@@ -236,6 +236,30 @@ def test_taken_folders_are_refused(corella, bundle, logged, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("out", "report", "said"),
+    [
+        ("new", "new", "--report new: overlaps with --out"),
+        ("new", "new/report", "--report new/report: overlaps with --out"),
+        ("there/new", "report", "--out there/new: overlaps with BUNDLE"),
+        ("new", "there/report", "--report there/report: overlaps with BUNDLE"),
+        ("new", "rows.jsonl/report", "--report rows.jsonl/report: cannot be written: Not a directory"),
+    ],
+)
+def test_a_bundle_holds_neither_the_new_one_nor_the_report(
+    corella, bundle, logged, tmp_path, monkeypatch, out, report, said
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").symlink_to(bundle)
+    (tmp_path / "rows.jsonl").hardlink_to(logged)
+    files = set(bundle.iterdir())
+    done = corella("calibrate", "there", "--log", "rows.jsonl", "--out", out, "--report", report, *QUICK)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert {path.name for path in tmp_path.iterdir()} == {"there", "rows.jsonl"}
+    assert set(bundle.iterdir()) == files
+
+
 def test_a_bundle_without_an_llm_has_nothing_to_calibrate(corella, crm_bundle, logged, tmp_path):
     done = corella("calibrate", crm_bundle, "--log", logged, "--out", tmp_path / "new")
     assert done.code == 2

@@ -155,6 +155,7 @@ def test_neither_needs_more_than_the_light_core(place: Path) -> None:
     [("replay LOG --policy none.json", "none.json"), ("replay none --policy BUNDLE", "LOG none: no such file"),
      ("replay LOG --policy POLICY", "policy.threshold: expected a number"),
      ("replay LOG --policy LIST", "corella-edge: LIST: expected an object"),
+     ("replay LOG --policy HALF", "corella-edge: HALF: the calibration has no thresholds"),
      ("replay NOTHING --policy BUNDLE", "corella-edge: NOTHING: holds no decision that was scored"),
      ("replay LOG --policy BUNDLE --labels EMPTY", "no row of the log has a label"),
      ("evaluate BUNDLE --log LOG", "no row of the log has a label"),
@@ -170,10 +171,11 @@ def test_bad_input_is_one_clear_error(place: Path, tmp_path: Path, args: str, sa
     names = {"LABELS": place / "labels.csv", "KEPT": tmp_path / "kept.json", "OUT": tmp_path / "out.jsonl",
              "LOG": place / "log", "BUNDLE": place / "bundle", "POLICY": tmp_path / "policy.json",
              "EMPTY": tmp_path / "empty.csv", "TWICE": tmp_path / "twice.csv", "LIST": tmp_path / "list.json",
-             "NOTHING": tmp_path / "nothing.jsonl"}  # fmt: skip
+             "NOTHING": tmp_path / "nothing.jsonl", "HALF": tmp_path / "half.json"}  # fmt: skip
+    names["HALF"].write_text('{"calibration": {}}')
     names["LIST"].write_text("[1, 2]")
     names["NOTHING"].write_text("")
-    said = re.sub("LIST|NOTHING", lambda found: str(names[found[0]]), said)
+    said = re.sub("LIST|NOTHING|HALF", lambda found: str(names[found[0]]), said)
     done = run(*(names.get(word, word) for word in args.split()))
     assert done.code == 2
     assert said in done.err

@@ -60,6 +60,8 @@ def summary(result: Json) -> list[str]:
     cost = "" if own["llm_ms"] is None else f", for {own['llm_ms']:.1f} ms of the LLM a request"
     bend = "no share gains anything" if result["knee"] is None else f"the knee of the curve is at {result['knee']:.0%}"
     how = "the wanted share" if result["wanted"] is not None else "the knee of the curve"
+    if result["promise"]:
+        how = "the share that keeps the promise"
     asked = "about nothing"
     if own["threshold"] is not None:
         asked = f"where {_measure(result)} is at or above {_number(own['threshold'])}"

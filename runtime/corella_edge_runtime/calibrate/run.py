@@ -26,6 +26,7 @@ from corella_edge_runtime.calibrate import report
 KNEE = "knee"
 MEASURES = ("entropy", "margin", "band:LOW-HIGH", "disagreement")
 BAND = "band"
+REPORT = "--report "
 
 
 def check(bundle: Path, out: Path, folder: Path) -> Bundle:
@@ -35,11 +36,23 @@ def check(bundle: Path, out: Path, folder: Path) -> Bundle:
         InputError, BundleError.
     """
     check_free(out)
-    check_free(folder, "--report ")
+    check_free(folder, REPORT)
+    _check_apart(bundle, out, folder)
     opened = Bundle.open(bundle)
     if not opened.has("prompt.json"):
         raise InputError(f"{bundle}: the bundle has no LLM, so there is nothing to be asked more or less often")
     return opened
+
+
+def _check_apart(bundle: Path, out: Path, folder: Path) -> None:
+    """A bundle holds no files but its own, so no folder may be in another one. Raises InputError."""
+    known = {"BUNDLE": bundle.resolve()}
+    for option, path in (("--out ", out), (REPORT, folder)):
+        place = path.resolve()
+        for name, other in known.items():
+            if place.is_relative_to(other) or other.is_relative_to(place):
+                raise InputError(f"{option}{path}: overlaps with {name}; name a folder beside it")
+        known[option.strip()] = place
 
 
 def share_of(text: str | None, routing: Routing) -> float | None:
@@ -124,7 +137,7 @@ def calibrate(
     result = {**found.result, "fusions": fusions, "gate": gate, "warnings": list(filter(None, said))}
     result["cost"] = None if cost is None else {"first_ms": cost.first, "further_ms": cost.further}
     found = Calibrated(found.share, found.threshold, found.parts, found.values, result)
-    with bundles.written(bundle, found, wanted, out, check) as label, new_folder(folder) as made:
+    with bundles.written(bundle, found, wanted, out, check) as label, new_folder(folder, REPORT) as made:
         result = {"bundle": label, "parent": bundle.label, **result}
         report.write(result, made)
     return label, result

@@ -178,7 +178,7 @@ def create(site: Path, bundle: Path, check: Check = lambda copy: None, trust: Tr
     if is_site(site):
         raise InputError(f"{site}: is a site already; `deploy push` adds to it")
     check_free(site, option="")
-    with new_folder(site) as partial:
+    with new_folder(site, option="") as partial:
         (partial / VERSIONS).mkdir()
         version, _ = add(partial, bundle, check, trust)
         write(partial, Deployment(version))
