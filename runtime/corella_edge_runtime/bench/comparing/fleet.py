@@ -23,6 +23,7 @@ FILES = {"fleet.html": "all machines, to be sorted, with plots", "fleet.md": "th
 MIDDLE = 0.05  # the share whose p99 stands in the table, if all have it
 MOST_LINES = 8  # in one plot
 UNKNOWN = 1e300  # what is not known comes last
+READ = "New users, one request at a time. In parentheses: of too few requests for that percentile."
 Named = tuple[str, Result]
 # A click on a column's name sorts by it, and once more the other way. Without scripts the table stands as written.
 SORT = """<script>
@@ -114,7 +115,9 @@ def _figures(result: Result, curve: Sequence[Point], at: Point | None) -> list[t
 
 
 def _ms(point: Point | None, name: str) -> str:
-    return NONE if point is None else figure(shown.spread(point, name))
+    """A percentile; in parentheses, as in the report itself, where the requests are too few for it."""
+    words = NONE if point is None else figure(shown.spread(point, name))
+    return words if point is None or words == NONE or name in point.latency.supported else f"({words})"
 
 
 def _value(point: Point | None, name: str) -> float:
@@ -150,7 +153,7 @@ def page(found: Sequence[Named], damaged: Sequence[str] = ()) -> str:
     share = middle(found)
     bad = bool(damaged) or any(shown.state(result)[0] != "quiet" for _, result in found)
     state = f'<p class="state {"noisy" if bad else "quiet"}" role="status">{escape(headline(found, damaged))}.</p>'
-    said = "<p>New users, one request at a time. A click on a column's name sorts by it.</p>"
+    said = f"<p>{READ} A click on a column's name sorts by it.</p>"
     parts = [STYLE, state, said, _sorted_table(found, share), "<section>\n<h2>Side by side</h2>", '<div class="plots">']
     plots = [*_overlaid(found), *_each(found)]
     parts += [f"<figure>\n{svg}<figcaption>{escape(words)}</figcaption>\n</figure>" for svg, words in plots]
@@ -188,7 +191,7 @@ def markdown(found: Sequence[Named], damaged: Sequence[str] = ()) -> str:
     """The table as text."""
     share = middle(found)
     rows = [[words for words, _ in values(one, share)] for one in found]
-    made = Section("New users, one request at a time", (), columns(share), rows)
+    made = Section("Side by side", [READ], columns(share), rows)
     return "\n".join([f"# {headline(found, damaged)}", "", *as_markdown(made)]).rstrip() + "\n"
 
 

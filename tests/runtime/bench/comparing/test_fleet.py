@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from bench_results import result as made_up
 from browser import Watched, chromium, needs_chromium
 from corella_edge.errors import InputError
 from corella_edge_runtime.bench.comparing import fleet
@@ -76,6 +77,16 @@ def test_the_share_is_one_that_all_have(folder: Path) -> None:
     assert fleet.middle([*found[1:], ("few", only)]) == 0.5
     assert fleet.middle([("none", replace(only, points=()))]) is None
     assert "none" in fleet.page([("none", replace(only, points=()))])
+
+
+def test_a_percentile_of_too_few_requests_stands_in_parentheses(measured: Result) -> None:
+    place = fleet.columns(0.05).index("p99 ms at 5 %")
+    few, enough = (fleet.values(("box", one), 0.05) for one in (measured, made_up(requests=1000)))
+    assert few[place][0].startswith("(")
+    assert few[place - 1][0][0].isdigit()  # p50
+    assert enough[place][0][0].isdigit()
+    assert few[place][1] > 0.0  # and it is sorted by its figure
+    assert "In parentheses: of too few requests" in fleet.markdown([("box", measured)])
 
 
 @needs_chromium
