@@ -14,6 +14,7 @@ under any such ranking; with `--item-by-item` the bundle also takes part without
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -160,7 +161,7 @@ def main() -> None:
     figures["targets"] = list(targets(figures))
     print(table(figures))
     if options.plot:
-        options.plot.write_text(plot(figures), "utf-8")
+        options.plot.write_text(plot([figures]), "utf-8")
     if options.cpu_time and options.out:
         write(options.out, figures)
     finish(figures, options.out)
@@ -205,11 +206,13 @@ def quality_of(options: argparse.Namespace) -> dict[str, Row]:
         found = json.loads(options.quality.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"--quality: {options.quality}: cannot be read ({error})") from None
-    for name, _ in options.bundles:
-        figure = found.get(name, {}).get(options.metric) if isinstance(found, dict) else None
-        if type(figure) not in (int, float):
+    judged = [name for name, _ in options.bundles if isinstance(found, dict) and name in found]
+    if not judged:
+        raise InputError(f"--quality: {options.quality} names none of the bundles")
+    for name in judged:
+        if type(found[name].get(options.metric)) not in (int, float):
             raise InputError(f"--quality: {options.quality} has no number {options.metric!r} of {name!r}")
-    return {name: {"quality": found[name], "metric": options.metric} for name, _ in options.bundles}
+    return {name: {"quality": found[name], "metric": options.metric} for name in judged}
 
 
 def measured(found: Sequence[Contender], options: argparse.Namespace) -> list[Row]:
@@ -297,8 +300,11 @@ def table(figures: Row) -> str:
     return "\n".join(lines)
 
 
-def plot(figures: Row) -> str:
-    """SVG: a line a model from its returning user's time to its new user's, at 20 candidates."""
+def plot(kept: Sequence[Row]) -> str:
+    """SVG, a panel for each result: a line a model from its returning user's time to its new user's, at 20 candidates.
+
+    Models without a figure of quality are left out.
+    """
     import io
 
     import matplotlib.style
@@ -307,20 +313,20 @@ def plot(figures: Row) -> str:
     from corella_edge_export.report.plots import PAIRS, STYLE
 
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-        axes = figure.subplots()
-        for place, model in enumerate(figures["models"]):
-            times = [model["workloads"][Workload(user, SIZES[0]).name]["us"] for user in ("returning", "new")]
-            height = model["quality"][model["metric"]]
-            colour = PAIRS[place % len(PAIRS)]
-            axes.plot(times, [height] * 2, color=colour)
-            axes.plot(times[:1], [height], "o", color=colour, markerfacecolor="white")
-            axes.plot(times[1:], [height], "o", color=colour)
-            axes.annotate(model["name"], (times[1], height), (6, 4), textcoords="offset points", color=colour)
-        axes.set_xscale("log")
-        axes.set(xlabel=f"µs a request of {SIZES[0]} candidates, one core (ring: returning user, dot: new user)",
-                 ylabel=figures["models"][0]["metric"])  # fmt: skip
-        axes.margins(x=0.15, y=0.15)
+        figure = Figure(figsize=(6.4, 3.2 * len(kept) + 0.4), layout="constrained")
+        for axes, figures in zip(figure.subplots(len(kept), squeeze=False)[:, 0], kept, strict=True):
+            models = [model for model in figures["models"] if "quality" in model]
+            for colour, model in zip(itertools.cycle(PAIRS), models, strict=False):
+                times = [model["workloads"][Workload(user, SIZES[0]).name]["us"] for user in ("returning", "new")]
+                height = model["quality"][model["metric"]]
+                axes.plot(times, [height] * 2, color=colour)
+                axes.plot(times[:1], [height], "o", color=colour, markerfacecolor="white")
+                axes.plot(times[1:], [height], "o", color=colour)
+                axes.annotate(model["name"], (times[1], height), (6, 4), textcoords="offset points", color=colour)
+            axes.set_xscale("log")
+            axes.set(ylabel=f"{models[0]['metric']}, {figures['models'][0]['items']:,} items")
+            axes.margins(x=0.3, y=0.2)
+        axes.set(xlabel=f"µs a request of {SIZES[0]} candidates, one core (ring: returning user, dot: new user)")
         contents = io.StringIO()
         figure.savefig(contents, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return contents.getvalue()

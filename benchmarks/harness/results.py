@@ -46,5 +46,6 @@ def stamp() -> dict[str, str]:
 
 def commit() -> str:
     """The checkout's commit, marked when files differ from it."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True)
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(asked, capture_output=True, text=True)
     return done.stdout.strip() or "unknown"

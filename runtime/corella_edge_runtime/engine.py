@@ -370,7 +370,8 @@ class Engine:
         plain = self.encoder.schema.of("categorical", "multi", "numeric", side="item")
         if not self.encoder.catalog.tables:  # else nothing is to be parsed before something asks for it
             self.slates.filters.prepare([field.source for field in plain if field.source != "id"])
-            _ = self.products and self.products.vectors
+        if self.products:
+            self.products.make()
         sample = self.slates.everything[:2]
         if sample:
             self.rank(Request(User(), sample, threshold="ratio:1"))

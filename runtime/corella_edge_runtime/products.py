@@ -82,6 +82,10 @@ class Products:
     def _few(self, rows: Ints) -> bool:
         return len(rows) * FEW < len(self._encoder.catalog)
 
+    def make(self) -> None:
+        """The vectors, before something asks for them."""
+        _ = self.vectors
+
     @property
     def vectors(self) -> Vectors:
         """Of all items of the catalogue, float32 [k, items]. Made once; the graph that makes them is closed then."""

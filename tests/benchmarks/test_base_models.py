@@ -76,10 +76,17 @@ def test_a_family_is_held_against_its_limits() -> None:
 
 def test_the_plot_names_every_model(figures: dict[str, Any]) -> None:
     given = {"quality": {"auc": 0.8}, "metric": "auc"}
-    drawn = base_models.plot({"models": [{**model, **given} for model in figures["models"]]})
+    of_labels = {"models": [{**model, **given} for model in figures["models"]]}
+    ranks = {"quality": {"ndcg@10": 0.05}, "metric": "ndcg@10"}
+    of_ranks = {
+        "models": [{**figures["models"][0], "name": "unjudged"}, {**figures["models"][1], "name": "three", **ranks}]
+    }
+    drawn = base_models.plot([of_labels, of_ranks])
     assert drawn.startswith("<?xml")
-    assert ">one<" in drawn
-    assert ">two<" in drawn
+    assert all(f">{name}<" in drawn for name in ("one", "two", "three"))
+    assert ">unjudged<" not in drawn
+    assert ">auc, " in drawn
+    assert ">ndcg@10, " in drawn
 
 
 def test_quality_is_joined_by_name_or_refused(tmp_path: Path) -> None:
@@ -92,6 +99,11 @@ def test_quality_is_joined_by_name_or_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give --quality"):
         base_models.quality_of(options(plot=tmp_path / "plot.svg"))
     assert base_models.quality_of(options()) == {}
+    file.write_text(json.dumps({"two": {"auc": 0.7}}))
+    assert base_models.quality_of(options(quality=file)).keys() == {"two"}
+    file.write_text(json.dumps({"three": {"auc": 0.7}}))
+    with pytest.raises(InputError, match="names none of the bundles"):
+        base_models.quality_of(options(quality=file))
 
 
 def multiplying(seconds: float = 0.002) -> Any:

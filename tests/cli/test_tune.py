@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from bundles import make_bundle, reseal, write_adapter
-from corella_edge.bundle.artefact import Bundle, sha256
+from corella_edge.bundle.artefact import Bundle, product_files, sha256
 from corella_edge.routing.policy import AskCost
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm import ask_cost
@@ -160,6 +160,16 @@ def test_a_bad_int8_crm_is_not_tried(corella, many, tmp_path) -> None:
     plan, done = tuned(corella, root)
     assert plan.crm.file == "crm.onnx"
     assert "crm.int8.onnx is not tried: its log-loss is 0.1000 higher" in done.err
+
+
+def test_int8_is_not_tried_where_the_catalogue_is_ranked_by_a_product(corella, many, tmp_path) -> None:
+    root = Path(shutil.copytree(many, tmp_path / "bundle"))
+    for name in product_files("crm.onnx"):
+        shutil.copyfile(root / "crm.onnx", root / name)
+    verified(root, torch=SAME, crm=SAME, crm_int8=SAME)
+    plan, done = tuned(corella, root)
+    assert plan.crm.file == "crm.onnx"
+    assert "crm.int8.onnx is not tried: it ranks a catalogue item by item, crm.onnx by one product" in done.err
 
 
 def test_a_bundle_without_llm_or_sample_has_its_crm_tuned(corella, crm_bundle, tmp_path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.adapters import Weights, file_of
-from corella_edge.bundle.artefact import Bundle
+from corella_edge.bundle.artefact import Bundle, product_files
 from corella_edge.catalog import Catalog
 from corella_edge.errors import ComputeError, MissingExtraError
 from corella_edge.features.encoder import FeatureEncoder
@@ -80,7 +80,7 @@ class _Tuning:
         found = workload.requests(self.bundle, catalog)
         self.feeds = workload.feeds(found, self.encoder)
         self.metrics: Mapping[str, Any] = self.bundle.json("verification.json").get("metrics") or {}
-        self.int8 = self.bundle.has(CRM_INT8) and self._allowed(CRM_INT8, "crm_int8", "crm")
+        self.int8 = self.bundle.has(CRM_INT8) and self._ranks_alike() and self._allowed(CRM_INT8, "crm_int8", "crm")
         if self._read_prompts(catalog, found):
             files = [name for name, kind in self._variants().items()
                      if self._computes(name) and self._allowed(name, kind, "torch")]  # fmt: skip
@@ -88,6 +88,13 @@ class _Tuning:
 
     def _variants(self) -> dict[str, str]:
         return variants(self.bundle.manifest.files)
+
+    def _ranks_alike(self) -> bool:
+        """Whether INT8 takes nothing from a ranking of the catalogue, which has no product of its own in that form."""
+        if not self.bundle.has(product_files(CRM_FILE)[1]):
+            return True
+        self.notes.append(f"{CRM_INT8} is not tried: it ranks a catalogue item by item, {CRM_FILE} by one product")
+        return False
 
     def _allowed(self, file: str, name: str, reference: str) -> bool:
         reason = decide.objection(self.metrics, name, reference)
