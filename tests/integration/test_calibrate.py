@@ -64,6 +64,7 @@ def test_inputs_of_a_gate_are_those_of_a_request(tiny, scores):
     assert {*unseen.tolist()} == {True, False}
 
 
+@pytest.mark.slow
 def test_a_bundle_is_calibrated_on_prepared_data_without_scoring_twice(tiny, scores, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_chunk", lambda *args: pytest.fail("scored again"))
     monkeypatch.setattr(parts, "FEW_USERS", 15)  # the tiny data's later half has 19

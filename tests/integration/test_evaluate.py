@@ -192,6 +192,7 @@ class Counting:
         monkeypatch.setattr(Engine, "rank", rank)
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on(tiny, evaluated, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 50)
     with monkeypatch.context() as patch:

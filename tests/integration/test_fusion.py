@@ -113,6 +113,7 @@ def test_score_answers_with_the_fused_score(tiny, stacked, tmp_path):
     assert [row["probability"] for row in rows] == pytest.approx(expected.tolist(), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_evaluate_judges_what_is_served(tiny, stacked, tmp_path):
     """Every figure against a row-by-row computation from the two models' scores."""
     folder = tmp_path / "evaluation"

@@ -64,6 +64,7 @@ def test_an_llm_that_is_required_and_dies_is_an_error(tmp_path: Path, poison: Pa
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_a_version_that_is_swapped_in_is_refused_for_it(tmp_path: Path, poison: Path) -> None:
     sites.create(tmp_path / "site", make_bundle(tmp_path / "b0", version="0"))
     sites.add(tmp_path / "site", make_bundle(tmp_path / "b1", seed=1, version="1"))

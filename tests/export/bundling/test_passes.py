@@ -83,6 +83,7 @@ def test_two_lanes_make_the_bundle_of_one_byte_for_byte(run: Run, tmp_path: Path
     assert list(found["metrics"]) == ["torch", "F16", "Q8_0", "crm_valid", "crm", "llm_valid"]
 
 
+@pytest.mark.slow
 def test_the_calibration_runs_beside_the_checks_where_there_are_threads_and_memory(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

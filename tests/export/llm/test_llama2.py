@@ -282,7 +282,8 @@ def test_the_export_finds_a_checkpoint_that_has_moved(
         Run.open(trained.folder, data, moved)
 
 
-@pytest.mark.parametrize("ablations", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ablations", [False, True])
 def test_a_study_of_adapters_scores_them_in_the_precision_of_their_training(
     recipe: Recipe, data: PreparedData, trained: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     ablations: bool,

@@ -58,6 +58,7 @@ def test_one_note_tells_it_where_an_llm_is_trained(monkeypatch: pytest.MonkeyPat
         assert precision.note("bfloat16", "cuda") == ""
 
 
+@pytest.mark.slow
 def test_train_says_it_and_comes_to_what_a_recipe_in_float32_comes_to(
     data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

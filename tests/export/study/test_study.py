@@ -268,6 +268,7 @@ def test_an_interrupted_study_goes_on_to_the_same_end(
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_a_second_call_neither_trains_nor_scores(studied: Studied, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "fit", None)
     monkeypatch.setattr(train_llm, "predict", None)

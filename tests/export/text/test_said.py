@@ -109,6 +109,7 @@ def test_vectors_have_length_one_and_an_item_without_words_has_zeros() -> None:
         SaidTask(writer([[], []]), SaidRecipe(), seed=1)
 
 
+@pytest.mark.slow
 def test_a_run_has_them_made_once_and_resumes(data: PreparedData, tmp_path: Path, monkeypatch: Any) -> None:
     whole = made(tmp_path / "whole", recipe(), data)
     assert whole.shape == (len(data.item_ids), HIDDEN)
@@ -128,6 +129,7 @@ def test_a_run_has_them_made_once_and_resumes(data: PreparedData, tmp_path: Path
     np.testing.assert_array_equal(made(tmp_path / "other", recipe(), data, reuse=[tmp_path / "run"]), whole)
 
 
+@pytest.mark.slow
 def test_without_an_epoch_the_vectors_are_those_that_training_starts_from(data: PreparedData, tmp_path: Path) -> None:
     found = {start: made(tmp_path / start, recipe(start=start, epochs=0), data) for start in ("words", "random")}
     assert not (tmp_path / "words" / "said" / "vectors").exists()

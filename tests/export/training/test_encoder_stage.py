@@ -111,6 +111,7 @@ def test_others_of_the_batch_are_what_an_item_is_told_from(
     assert len(drawn) < len(task.others.items)
 
 
+@pytest.mark.slow
 def test_an_interrupted_stage_ends_as_an_uninterrupted_one(
     whole: Run, data: PreparedData, sentence_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

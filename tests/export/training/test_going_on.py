@@ -58,6 +58,7 @@ def best(folder: Path) -> list[bytes]:
     return [(folder / stage / "best.safetensors").read_bytes() for stage in STAGES]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_another_export_to_the_same_weights(data: PreparedData, tmp_path: Path) -> None:
     text = english(tmp_path / "a.txt")
     before, after = reading(text), reading(text, fusion="blend", threshold="ratio:0.3", sample_rows=7)

@@ -146,6 +146,7 @@ def count_writes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return len(names)
 
 
+@pytest.mark.slow
 def test_a_break_at_any_write_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = atomic.publish_file
     monkeypatch.setattr(loop, "LOGGED", 3)
