@@ -309,6 +309,7 @@ def plot(kept: Sequence[Row]) -> str:
 
     import matplotlib.style
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     from corella_edge_export.report.plots import PAIRS, STYLE
 
@@ -322,9 +323,12 @@ def plot(kept: Sequence[Row]) -> str:
                 axes.plot(times, [height] * 2, color=colour)
                 axes.plot(times[:1], [height], "o", color=colour, markerfacecolor="white")
                 axes.plot(times[1:], [height], "o", color=colour)
-                axes.annotate(model["name"], (times[1], height), (6, 4), textcoords="offset points", color=colour)
+                axes.annotate(model["name"], (min(times), height), (0, 7), textcoords="offset points", color=colour)
             axes.set_xscale("log")
-            axes.set(ylabel=f"{models[0]['metric']}, {figures['models'][0]['items']:,} items")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axes.minorticks_off()
+            axes.set(ylabel=f"{models[0]['metric'].upper()}, {figures['models'][0]['items']:,} items")
             axes.margins(x=0.3, y=0.2)
         axes.set(xlabel=f"µs a request of {SIZES[0]} candidates, one core (ring: returning user, dot: new user)")
         contents = io.StringIO()

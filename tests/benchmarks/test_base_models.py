@@ -85,8 +85,8 @@ def test_the_plot_names_every_model(figures: dict[str, Any]) -> None:
     assert drawn.startswith("<?xml")
     assert all(f">{name}<" in drawn for name in ("one", "two", "three"))
     assert ">unjudged<" not in drawn
-    assert ">auc, " in drawn
-    assert ">ndcg@10, " in drawn
+    assert ">AUC, " in drawn
+    assert ">NDCG@10, " in drawn
 
 
 def test_quality_is_joined_by_name_or_refused(tmp_path: Path) -> None:
