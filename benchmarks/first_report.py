@@ -102,7 +102,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="a folder that is new or empty")
     parser.add_argument("--note", default="", help="what a reader must know of the run")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("options", nargs="*", help="after --: options of the benchmark; by default none")
+    parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="last: options of the benchmark")
     options = parser.parse_args()
     return ended("first_report", lambda: measure(options), options.out)
 

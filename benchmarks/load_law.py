@@ -19,6 +19,7 @@ machine is void and not kept. At the end it says, of each ratio, whether both fi
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ import numpy as np
 from corella_edge.request import Request
 from corella_edge.routing.load import Draws, Load, reached
 from corella_edge_runtime.bench.measure import traffic
+from corella_edge_runtime.bench.measure.machine import descendants
 from corella_edge_runtime.bench.measure.supply import bodies
 from corella_edge_runtime.bench.measure.target import InProcess, rest
 from corella_edge_runtime.bench.results import figures as told
@@ -124,7 +126,7 @@ def figures(given: argparse.Namespace) -> dict[str, Any]:
             for ratio in FITTED:
                 fit.setdefault(ratio, []).append(alone(target, first, ratio, moments))
             for ratio in RATIOS:
-                meanwhile = Watch()
+                meanwhile = Watch(lambda: descendants(os.getpid()))
                 seen.setdefault(ratio, []).append(under_load(target, second, ratio, moments))
                 beside.setdefault(ratio, []).append(meanwhile.read())
     found = slo.fitted([row(rounds, ratio) for ratio, rounds in fit.items()])

@@ -44,7 +44,8 @@ def short(results: Path) -> Iterator[str]:
 def svg(results: Path) -> str:
     """docs/base-models.svg: every data set of the CPU on which most models with a figure of quality were timed."""
     by_cpu = [list(_read(folder, "base-models*.json")) for folder in sorted(results.iterdir()) if folder.is_dir()]
-    return base_models.plot(max(by_cpu, key=lambda kept: sum(map(_with_quality, kept))))
+    most = max(by_cpu, key=lambda kept: sum(map(_with_quality, kept)))
+    return base_models.plot([timed for timed in most if _with_quality(timed)])
 
 
 def lines(results: Path, published: Path) -> Iterator[str]:

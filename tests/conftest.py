@@ -56,6 +56,7 @@ def pytest_runtestloop() -> None:
     gc.enable()
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: one always waits for a process, a socket or a disk."""
     return len(os.sched_getaffinity(0)) + 1

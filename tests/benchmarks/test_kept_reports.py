@@ -3,6 +3,7 @@ CPU."""
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 from corella_edge_runtime.bench.reports import report, shown
 from corella_edge_runtime.bench.results.result import FILE, read
 
-KEPT = sorted((Path(__file__).parents[2] / "benchmarks/results").glob("*/benchmark-*"))
+RESULTS = Path(__file__).parents[2] / "benchmarks/results"
+KEPT, COMPARED = (sorted(RESULTS.glob(names)) for names in ("*/benchmark-*", "*/compare-*"))
 
 
 def test_there_are_some() -> None:
     assert len(KEPT) >= 3
+    assert COMPARED
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
@@ -27,6 +30,14 @@ def test_a_kept_report_is_whole_and_its_figures_may_be_used(folder: Path) -> Non
     assert report.page(found).count("<svg") >= 8  # today's reader makes today's page of it
     for name in ("benchmark.html", "benchmark.md", FILE):
         assert not re.search(r"/(home|root|work|tmp)/", (folder / name).read_text("utf-8")), name
+
+
+@pytest.mark.parametrize("folder", COMPARED, ids=lambda folder: folder.name)
+def test_a_kept_comparison_is_of_quiet_machines(folder: Path) -> None:
+    found = json.loads((folder / "compare.json").read_text("utf-8"))
+    assert found["void"] == []
+    for path in folder.iterdir():
+        assert not re.search(r"/(home|root|work|tmp)/", path.read_text("utf-8")), path.name
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)

@@ -113,7 +113,7 @@ def calibrate(
     check: Callable[[Path], None] = lambda folder: None, learned: bool = False,
     fusion: str = BEST,
 ) -> tuple[str, Json]:  # fmt: skip
-    """Fit, write the bundle `out` and the report `folder`, both or none; the new bundle's label, and all figures.
+    """Fit, write the bundle `out` and the report `folder`, when both are made; the new bundle's label, and all figures.
 
     Args:
         later: rows to report on; None cuts `rows` by time.

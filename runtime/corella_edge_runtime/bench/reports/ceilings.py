@@ -10,6 +10,7 @@ from corella_edge_runtime.bench.results.points import Point
 from corella_edge_runtime.bench.results.result import Result
 from corella_edge_runtime.document import Section
 
+FEW = 60  # requests at once: fewer are answered at a rate that tells nothing
 Cells = dict[str, str]  # by what was asked for
 
 
@@ -64,7 +65,8 @@ def _how(result: Result) -> list[str]:
     said = ["In brackets the ceiling. Mean time: the least time over the measured mean. Requests a second of one "
             "process: both models work at once, so the slower one's least time is the ceiling; of a process a core, "
             "each of which takes both times one after the other, the sum. Prompts that are read together can beat one "
-            "after another, and then the share is above 100 %."]  # fmt: skip
+            "after another, and then the share is above 100 %. A search that was cut short and few requests at once "
+            "have no share."]  # fmt: skip
     if any(point.workers > 1 for point in result.points) and not _comparable(result):
         said.append("Offline on all cores has no ceiling here: its processes have other threads than the ceilings.")
     return said
@@ -77,7 +79,8 @@ def _columns(result: Result) -> Iterator[tuple[str, Cells]]:
                                       for point in shown.points(result, "single", users)}  # fmt: skip
     for users, words in USERS.items():
         yield f"largest rate, {words}", {asked(point): _rate(result, point, point.rates.largest)
-                                         for point in shown.points(result, "server", users) if point.rates}  # fmt: skip
+                                         for point in shown.points(result, "server", users)
+                                         if point.rates and not point.rates.cut}  # fmt: skip
     for workers in sorted({point.workers for point in result.points if point.scenario == "offline"}):
         name = "1 process" if workers == 1 else f"{workers} processes"
         for users, words in USERS.items():
@@ -86,6 +89,7 @@ def _columns(result: Result) -> Iterator[tuple[str, Cells]]:
                 {
                     asked(point): _rate(result, point, point.requests_per_s.value)
                     for point in shown.points(result, "offline", users, workers=workers)
+                    if point.histogram.count >= FEW
                 },
             )
 
